@@ -1,0 +1,29 @@
+"""Builds the Cython extensions; everything else is declared in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEVELOPER = os.environ.get("ZEROFS_DEVELOPER") == "1"  # warnings become errors
+CFLAGS = ["-O3", "-Wall", "-Wno-unused-function"] + (["-Werror"] if DEVELOPER else [])
+
+extensions = [
+    Extension(
+        "zerofs._fast",
+        ["zerofs/_fast.pyx", "zerofs/kernels/xxtea.c"],
+        depends=["zerofs/kernels/xxtea.h"],
+        include_dirs=["zerofs/kernels"],
+        extra_compile_args=CFLAGS,
+    ),
+    Extension("zerofs.mount._linux", ["zerofs/mount/_linux.pyx"], extra_compile_args=CFLAGS),
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        annotate=os.environ.get("ZEROFS_ANNOTATE") == "1",
+        language_level=3,
+        compiler_directives={"embedsignature": True},
+    )
+)

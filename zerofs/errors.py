@@ -1,0 +1,180 @@
+"""The error tree: what can go wrong, what to do about it, and what the caller is told.
+
+Every error that zerofs raises on purpose is a :class:`ZerofsError`.  A class owns an
+exit status (what a command ends with; the numbers are those of the drop-in command), an
+errno (what the kernel is told where the error ends a file operation) and a hint (what the
+user can do next).  A message is one line and never holds a password.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import ClassVar
+
+
+class ZerofsError(Exception):
+    """The root of the tree.  ``str(error)`` is one line without the hint."""
+
+    exit_code: ClassVar[int] = 1
+    errno: ClassVar[int] = _errno.EIO
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class UsageError(ZerofsError):
+    """The command line does not make sense."""
+
+    exit_code = 2
+    errno = _errno.EINVAL
+    hint = "see --help"
+
+
+# -- flists --------------------------------------------------------------------------------
+
+
+class FlistError(ZerofsError):
+    """A flist cannot be used."""
+
+    exit_code = 3
+
+
+class FlistNotFoundError(FlistError):
+    """There is nothing at the path or URL of the flist."""
+
+    errno = _errno.ENOENT
+    hint = "check the path given with --meta"
+
+
+class FlistFormatError(FlistError):
+    """The bytes are not those of any flist generation that is known."""
+
+    hint = "a flist is a tar (plain, gzip, bzip2) of a RocksDB or SQLite database, its directory, or a .fl file"
+
+
+class FlistCorruptError(FlistError):
+    """The flist is of a known format but damaged: truncated, a record missing or malformed."""
+
+    hint = "fetch the flist again or rebuild it with `zerofs pack`"
+
+
+class FlistUnsafeError(FlistError):
+    """The flist's archive would write outside its target, or holds links or devices."""
+
+    hint = "do not use this archive: it was made to escape its directory"
+
+
+class FlistTooLargeError(FlistError):
+    """The flist's archive, or a record in it, is over the bound that protects this host."""
+
+    errno = _errno.EFBIG
+    hint = "raise the bound with --max-flist-size if you trust where it comes from"
+
+
+class PathNotInFlistError(FlistError):
+    """A command was asked for a path that the flist does not hold."""
+
+    exit_code = 1
+    errno = _errno.ENOENT
+    hint = "list what is there with `zerofs ls FLIST`"
+
+
+# -- stores --------------------------------------------------------------------------------
+
+
+class StoreConfigError(ZerofsError):
+    """A store URL or a router file makes no sense; all faults are named together."""
+
+    exit_code = 4
+    errno = _errno.EINVAL
+    hint = "see docs/stores.md for the URLs and the router file"
+
+
+class StoreError(ZerofsError):
+    """A store did not do what it was asked; another destination may."""
+
+    hint = "check that the store is up and that its URL is right"
+
+
+class StoreUnreachableError(StoreError):
+    """No connection, or the connection broke.  Worth a retry."""
+
+    errno = _errno.EIO
+
+
+class StoreTimeoutError(StoreUnreachableError):
+    """The store did not answer within the deadline."""
+
+    hint = "the store is slow or gone; --timeout sets how long a read may wait"
+
+
+class StoreProtocolError(StoreUnreachableError):
+    """The answer was malformed or over its bound; the connection was dropped."""
+
+
+class StoreAuthError(StoreError):
+    """The store refused the password, or wants one."""
+
+    hint = "check the password in the store's URL"
+
+
+class StoreReadOnlyError(StoreError):
+    """The store takes no writes."""
+
+    errno = _errno.EROFS
+
+
+class ChunkMissingError(StoreError):
+    """No destination holds the chunk."""
+
+    hint = "the flist names a store that lacks the chunk; give another with --storage-url"
+
+
+# -- chunks --------------------------------------------------------------------------------
+
+
+class ChunkError(ZerofsError):
+    """A chunk's payload cannot be served."""
+
+    hint = "the stored chunk is damaged; another replica or a fresh upload has to provide it"
+
+
+class ChunkCorruptError(ChunkError):
+    """The payload does not decode to bytes that hash to the chunk's key, or not to its size."""
+
+
+class ChunkUnverifiableError(ChunkError):
+    """The key is of a length that names no hash, so nobody can tell whether the bytes are right."""
+
+    hint = "serve it all the same with --allow-unverified, at your own risk"
+
+
+# -- the host ------------------------------------------------------------------------------
+
+
+class MountError(ZerofsError):
+    """The file system cannot be mounted: not permitted, busy, no FUSE."""
+
+    exit_code = 5
+
+
+class BackendError(ZerofsError):
+    """The backend directory cannot be used."""
+
+    exit_code = 6
+
+
+class CacheError(ZerofsError):
+    """The cache directory cannot be used."""
+
+    exit_code = 6
+
+
+def describe(error: BaseException) -> str:
+    """The line that a user sees: what happened and, where known, what to do next."""
+    text = str(error) or type(error).__name__
+    hint = getattr(error, "hint", "")
+    return f"{text} ({hint})" if hint else text

@@ -1,0 +1,1 @@
+"""Linux system calls that Python 3.11 lacks: mount, umount2, unshare, inotify."""
