@@ -30,12 +30,12 @@ plains = st.one_of(
 )
 
 
-def test_golden_chunks_decode_to_the_files_of_the_manifest(golden: Golden) -> None:
-    rows = [row for row in map(json.loads, golden.manifest()) if row["kind"] == "file"]
-    stored = dict(golden.chunks())
+def test_golden_chunks_decode_to_the_files_of_the_manifest(golden_flist: Golden) -> None:
+    rows = [row for row in map(json.loads, golden_flist.manifest()) if row["kind"] == "file"]
+    stored = dict(golden_flist.chunks())
     decoded: set[bytes] = set()
     seen = {}
-    for path, chunks in files(golden.flist):
+    for path, chunks in files(golden_flist.flist):
         digest = hashlib.sha256()
         for chunk_id, key in chunks:
             digest.update(decode(key, stored[chunk_id], CHUNK))
@@ -45,9 +45,9 @@ def test_golden_chunks_decode_to_the_files_of_the_manifest(golden: Golden) -> No
     assert decoded == set(stored), "a chunk of the archive belongs to no file"
 
 
-def test_golden_chunks_have_the_ids_and_keys_that_we_would_give_them(golden: Golden) -> None:
-    stored = dict(golden.chunks())
-    for _, chunks in files(golden.flist):
+def test_golden_chunks_have_the_ids_and_keys_that_we_would_give_them(golden_flist: Golden) -> None:
+    stored = dict(golden_flist.chunks())
+    for _, chunks in files(golden_flist.flist):
         for chunk_id, key in chunks:
             # Compressed bytes may differ between snappy versions: hash what the other writer made.
             body = header.strip(memoryview(stored[chunk_id]))
