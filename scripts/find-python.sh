@@ -5,7 +5,7 @@
 set -u
 
 suitable() {
-    "$1" -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable) or sys.exit(1)' </dev/null 2>/dev/null
+    found=$("$1" -c 'import sys; print(sys.executable); sys.exit(sys.version_info < (3, 11))' </dev/null 2>/dev/null) && echo "$found"
 }
 
 if [ -n "${PYTHON:-}" ]; then
