@@ -1,4 +1,47 @@
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 from typing_extensions import Buffer
 
 def xxtea_encrypt(plain: Buffer, key: Buffer) -> bytes: ...
 def xxtea_decrypt(data: Buffer, key: Buffer) -> bytes: ...
+
+class IndexMap:
+    node_count: int
+    child_count: int
+    names_size: int
+    ref_count: int
+    chunk_count: int
+    def __init__(self, buffer: Buffer, sections: Sequence[tuple[int, int]]) -> None: ...
+    def __len__(self) -> int: ...
+    def node(
+        self, row: int
+    ) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int]: ...
+    def lookup(self, row: int, name: bytes) -> int | None: ...
+    def children(self, row: int) -> list[tuple[bytes, int]]: ...
+    def target(self, row: int) -> bytes: ...
+    def refs(self, row: int) -> list[int]: ...
+    def chunk(self, number: int) -> tuple[bytes, bytes, int]: ...
+
+class Operations:
+    reads: int
+    bytes_read: int
+    cache_hits: int
+    failed_reads: int
+    def __init__(
+        self,
+        index: IndexMap,
+        *,
+        cache: Any,
+        cache_name: Callable[[bytes], bytes],
+        fetch: Callable[[IndexMap, int], bytes | memoryview],
+        binding: Any,
+        total_size: int = 0,
+    ) -> None: ...
+    def swap(
+        self,
+        index: IndexMap,
+        total_size: int = 0,
+        replaced: Iterable[tuple[tuple[int, bytes], int]] = (),
+    ) -> None: ...
+    def lingering_names(self) -> list[tuple[int, bytes]]: ...

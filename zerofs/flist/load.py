@@ -1,0 +1,190 @@
+"""From a flist argument to a mapped index, by the shortest way.
+
+State lives in one directory, ``flists`` beside the chunk cache, shared by all mounts:
+
+- ``<content hash>.index-<version>``: compiled indexes;
+- ``<digest>.json``: what a digest of the database's bytes led to: the content hash, the router and
+  the routes that came with it, and the owners that were resolved on this host.
+
+So a flist that was unpacked anew, or fetched anew, maps the index that is already there after one
+pass over its bytes.  Every file is written under a temporary name and renamed: mounts that start at the
+same moment may do the work twice, and then agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zerofs.errors import CacheError, FlistCorruptError
+from zerofs.flist.index import VERSION, Index, Tables, write_index
+from zerofs.flist.model import FlistReader, Route
+
+if TYPE_CHECKING:
+    from zerofs.flist.source import FlistSource
+
+log = logging.getLogger(__name__)
+
+_MEMO_VERSION = 1
+
+
+class LoadedFlist(NamedTuple):
+    """A flist, ready to be mounted."""
+
+    argument: str  # as the user named it
+    format: str  # "rocksdb", "sqlite", "fl"
+    index: Index
+    router: bytes | None  # the text of its router.yaml
+    routes: tuple[Route, ...]
+
+
+def load_flist(argument: str, state: Path, *, max_size: int | None = None) -> LoadedFlist:
+    """Map the index of the flist `argument` (a path or URL), compiling it first where `state` lacks it.
+
+    `max_size` bounds the unpacked flist, in bytes.  Raises FlistError, or CacheError where `state` cannot
+    be written.
+    """
+    from zerofs.flist.source import open_source
+
+    prepare_state(state)
+    bounds = {} if max_size is None else {"max_size": max_size}
+    with open_source(argument, workdir=state, **bounds) as source:
+        memo_path = state / f"{source.digest.hex()}.json"
+        memo = _read_memo(memo_path)
+        index = _mapped(state, memo["content"]) if memo is not None else None
+        if memo is None or index is None:
+            memo, index = _compile(source, state)
+            _write_memo(memo_path, memo)
+        router = memo["router"]
+        return LoadedFlist(
+            argument,
+            memo["format"],
+            index,
+            None if router is None else router.encode("utf-8", "surrogateescape"),
+            tuple(Route(*route) for route in memo["routes"]),
+        )
+
+
+def load_layers(indexes: Sequence[Index], state: Path) -> Index:
+    """The index of several flists over each other, the last on top; of one it is its own.
+
+    Raises ValueError where there is none.
+    """
+    if not indexes:
+        raise ValueError("no flist to lay out")
+    if len(indexes) == 1:
+        return indexes[0]
+    from zerofs.flist.layers import LayeredReader
+
+    digest = hashlib.blake2b(b"".join(index.content_hash for index in indexes), digest_size=32, person=b"layers")
+    memo_path = state / f"{digest.hexdigest()}.json"
+    memo = _read_memo(memo_path)
+    index = _mapped(state, memo["content"]) if memo is not None else None
+    if index is None:
+        index = _build(LayeredReader(indexes), state)
+        _write_memo(memo_path, _memo(index, "layers", None, (), {}))
+    return index
+
+
+def prepare_state(state: Path) -> None:
+    """Make the directory of indexes; CacheError where that cannot be."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"cannot use {state} for indexes: {error.strerror}", hint="give another directory with --cache"
+        ) from error
+
+
+def _compile(source: FlistSource, state: Path) -> tuple[dict[str, Any], Index]:
+    router = source.router
+    reader = source.reader()
+    try:
+        index = _build(reader, state)
+        return _memo(index, reader.format, router, tuple(reader.routes()), reader.names), index
+    finally:
+        reader.close()
+
+
+def _build(reader: FlistReader, state: Path) -> Index:
+    from zerofs.flist.compile import compile_flist
+
+    tables = compile_flist(reader)
+    path = _index_path(state, tables.content_hash().hex())
+    return _written(lambda: write_index(tables, path), path, tables)
+
+
+def _written(write: Callable[[], None], path: Path, tables: Tables) -> Index:
+    """The index file, or one in memory where the disk does not take it."""
+    try:
+        write()
+        return Index.open(path)
+    except OSError as error:
+        log.warning("cannot keep the compiled index (%s): it is compiled again next time", error)
+        return Index.anonymous(tables)
+
+
+def _mapped(state: Path, content: str) -> Index | None:
+    try:
+        return Index.open(_index_path(state, content))
+    except FileNotFoundError:
+        return None
+    except (OSError, FlistCorruptError) as error:
+        log.warning("%s; compiling it anew", error)
+        return None
+
+
+def _index_path(state: Path, content: str) -> Path:
+    return state / f"{content}.index-{VERSION}"
+
+
+def _memo(
+    index: Index, form: str, router: bytes | None, routes: Sequence[Route], names: dict[str, int]
+) -> dict[str, Any]:
+    return {
+        "version": _MEMO_VERSION,
+        "content": index.content_hash.hex(),
+        "format": form,
+        "router": None if router is None else router.decode("utf-8", "surrogateescape"),
+        "routes": [list(route) for route in routes],
+        "owners": names,
+    }
+
+
+def _read_memo(path: Path) -> dict[str, Any] | None:
+    """What is remembered under `path`, where it still holds on this host."""
+    try:
+        memo = json.loads(path.read_bytes())
+        if memo["version"] != _MEMO_VERSION or len(bytes.fromhex(memo["content"])) != 32:
+            return None
+        routes = [Route(int(start), int(end), str(url)) for start, end, url in memo["routes"]]
+        if not isinstance(memo["router"], str | None) or not isinstance(memo["format"], str):
+            return None
+        owners = {str(name): int(number) for name, number in memo["owners"].items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s: cannot be read (%s); compiling anew", path, error)
+        return None
+    if owners:
+        from zerofs.flist.owners import resolve
+
+        if any(resolve(name) != number for name, number in owners.items()):
+            return None  # an owner that the flist names by its name has another number now
+    return {**memo, "routes": routes}
+
+
+def _write_memo(path: Path, memo: dict[str, Any]) -> None:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".memo-", dir=path.parent)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(memo, file)
+        Path(name).rename(path)
+    except OSError as error:
+        log.warning("cannot remember the index of a flist: %s", error)
