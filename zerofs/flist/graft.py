@@ -6,13 +6,14 @@ moves the rows that changed, and appends what is new.
 
 - A path whose node did not change (same type, attributes and content) keeps its id.
 - A directory that stays a directory keeps its id too; its row is rewritten.
-- Anything else gets a new id at the end, and the old row stays, so that whoever holds the old file open
-  goes on reading its bytes.
+- Anything else gets a new id at the end, and the old row stays (of a directory with all that is below it),
+  so that whoever holds the old file open goes on reading its bytes.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from zerofs.flist.compile import ChunkTable, NameTable
@@ -39,7 +40,7 @@ class _Grafter:
         self._base, self._tree = base, tree
         old = base.sections()
         self._nodes = bytearray(old.nodes)
-        self._children: list[bytes] = []
+        self._children = bytearray(old.children)
         self._refs = bytearray(old.refs)
         self._names = NameTable(bytes(old.names))
         self._chunks = ChunkTable(self._names)
@@ -49,14 +50,10 @@ class _Grafter:
         self._graft = Graft(old, [], [], [])
 
     def run(self) -> Graft:
-        for row in range(len(self._base)):
-            node = self._base.node(row)
-            if node.kind is Kind.DIR:  # a directory that is gone stays as an empty one
-                self._put(row, node._replace(first=0, count=0 if node.count != MISSING else MISSING))
         self._directories()
         tables = Tables(
-            self._nodes, b"".join(self._children), self._names.content, self._refs, self._chunks.rows()
-        )
+            self._nodes, self._children, self._names.content, self._refs, self._chunks.rows()
+        )  # rows() comes last: it may add to the names
         return self._graft._replace(tables=tables)
 
     def _directories(self) -> None:
@@ -65,7 +62,7 @@ class _Grafter:
         while pending:
             row, parent, new_row, old_row = pending.pop()
             before = dict(self._base.children(old_row)) if old_row is not None else {}
-            first, changed = len(self._children), False
+            changed = False
             entries: list[tuple[bytes, int, Kind]] = []
             for name, child in self._tree.children(new_row):
                 node = self._tree.node(child)
@@ -73,8 +70,6 @@ class _Grafter:
                 kept = old is not None and self._keeps(old, child, node)
                 if kept and old is not None:
                     target = old
-                    if node.kind is not Kind.DIR:
-                        self._move(target, row)
                 else:
                     target = self._append(child, node, row)
                     changed = True
@@ -88,15 +83,22 @@ class _Grafter:
                 changed = True
                 self._graft.entries.append((row, name))
                 self._graft.replaced.append(((row, name), old))
-            self._children += [
-                CHILD.pack(self._names.add(name), target, len(name), kind, 0) for name, target, kind in entries
-            ]
             node = self._tree.node(new_row)
+            if changed or old_row is None:
+                first = self._add_children(entries)
+            else:
+                first = self._base.node(old_row).first
             count = MISSING if node.count == MISSING else len(entries)
             node = node._replace(first=first, count=count, parent=parent)
             if old_row is not None and (changed or not _same_attributes(self._base.node(old_row), node)):
                 self._graft.rows.append(row)
             self._put(row, node)
+
+    def _add_children(self, entries: Sequence[tuple[bytes, int, Kind]]) -> int:
+        first = len(self._children) // CHILD.size
+        for name, row, kind in entries:
+            self._children += CHILD.pack(self._names.add(name), row, len(name), kind, 0)
+        return first
 
     def _keeps(self, old: int, new: int, node: Node) -> bool:
         """Whether the old row goes on standing for the new node."""
@@ -126,9 +128,6 @@ class _Grafter:
         self._nodes += bytes(NODE.size)
         self._put(row, node._replace(first=first, parent=parent))
         return row
-
-    def _move(self, row: int, parent: int) -> None:
-        self._put(row, self._base.node(row)._replace(parent=parent))
 
     def _put(self, row: int, node: Node) -> None:
         NODE.pack_into(
