@@ -1,0 +1,87 @@
+"""The RocksDB generation: records in a RocksDB directory.
+
+Role: reads and writes the database; the records are those of :mod:`zerofs.flist.record`.  Off the way of a
+read.  One thread at a time; RocksDB's own threads stay idle on a database opened for reading.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerofs.errors import FlistCorruptError, FlistTooLargeError
+from zerofs.flist.layout import ROUTER_NAME, database_files, is_immutable_table
+from zerofs.flist.recordreader import RecordReader
+
+if TYPE_CHECKING:
+    from rocksdict import Options
+
+
+class RocksdbReader(RecordReader):
+    """Reads the database in `directory`, which must be private: RocksDB leaves files of its own there.
+
+    The write-ahead log is replayed into memory.  `subject` is what messages call the flist.  Raises
+    FlistCorruptError for a database that does not open.
+    """
+
+    format = "rocksdb"
+    key_size = 32
+
+    def __init__(self, directory: Path, *, subject: str | None = None) -> None:
+        from rocksdict import AccessType, Rdict
+
+        super().__init__(subject or str(directory))
+        try:
+            self._database = Rdict(
+                str(directory), _reading_options(directory), access_type=AccessType.read_only(False)
+            )
+        except Exception as error:  # rocksdict has no class of its own
+            raise FlistCorruptError(
+                f"{self._subject}: the database does not open: {_one_line(error)}"
+            ) from error
+
+    def close(self) -> None:
+        super().close()
+        self._database.close()
+
+    def _value(self, key: bytes) -> bytes | None:
+        try:
+            value = self._database.get(key)
+        except Exception as error:
+            raise FlistCorruptError(
+                f"{self._subject}: the database is damaged: {_one_line(error)}"
+            ) from error
+        return None if value is None else bytes(value)
+
+
+def private_view(directory: Path, view: Path, *, subject: str, max_size: int) -> None:
+    """Make `view` a database that RocksDB may write to, with the records of the one in `directory`.
+
+    Tables are linked, being never written again; what RocksDB may append to or replace is copied.
+    Raises FlistTooLargeError where that is more than `max_size` bytes.
+    """
+    copied = 0
+    for path in database_files(directory):
+        if path.name == ROUTER_NAME:
+            continue
+        if is_immutable_table(path.name):
+            (view / path.name).symlink_to(path.resolve())
+            continue
+        copied += path.stat().st_size
+        if copied > max_size:
+            raise FlistTooLargeError(f"{subject}: its log is over {max_size} bytes")
+        shutil.copyfile(path, view / path.name)
+
+
+def _reading_options(directory: Path) -> Options:
+    from rocksdict import Options
+
+    options = Options(raw_mode=True)
+    options.set_max_open_files(64)
+    options.set_wal_dir(str(directory))
+    return options
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

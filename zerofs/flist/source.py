@@ -1,0 +1,250 @@
+"""Where a flist comes from: a file, an unpacked directory or a URL, told apart by content.
+
+Role: turns the user's argument into a digest (to find the compiled index without unpacking) and, where
+that fails, into a reader of the right generation.  Nothing is ever written beside the argument:
+downloads and unpacked databases go to a private directory below `workdir`.  Off the way of a read.  One
+thread, no locks but those of :mod:`zerofs.flist.scratch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from zerofs.errors import (
+    BackendError,
+    FlistError,
+    FlistFormatError,
+    FlistNotFoundError,
+    FlistTooLargeError,
+)
+from zerofs.flist.layout import (
+    MAX_ROUTER,
+    ROUTER_NAME,
+    SQLITE_NAME,
+    Container,
+    Generation,
+    container_of,
+    database_files,
+    generation_of,
+)
+from zerofs.flist.model import FlistReader
+from zerofs.flist.scratch import Scratch
+
+DEFAULT_MAX_SIZE = 4 << 30  # bytes, unpacked or downloaded
+DEFAULT_MAX_MEMBERS = 10_000
+_STEP = 1 << 20  # bytes read at once
+
+
+def open_source(
+    argument: str,
+    *,
+    workdir: Path,
+    max_size: int = DEFAULT_MAX_SIZE,
+    max_members: int = DEFAULT_MAX_MEMBERS,
+) -> FlistSource:
+    """The flist at `argument`: a path, a ``file://`` or an ``http(s)://`` URL.
+
+    `max_size` bounds the bytes downloaded or unpacked.  The result is a context manager; close it.
+    Raises FlistNotFoundError, FlistFormatError and the other FlistErrors.
+    """
+    return FlistSource(argument, Scratches(workdir), max_size, max_members)
+
+
+class Scratches:
+    """Private directories, made when they are asked for and removed together."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._workdir = workdir
+        self._all: list[Scratch] = []
+
+    def new(self) -> Path:
+        scratch = Scratch(self._workdir)
+        self._all.append(scratch)
+        return scratch.path
+
+    def close(self) -> None:
+        while self._all:
+            self._all.pop().close()
+
+
+class FlistSource:
+    """A flist before it is read.  Not thread-safe; close it."""
+
+    argument: str  # as the user named it
+    display: str  # the same without a password
+
+    def __init__(self, argument: str, scratches: Scratches, max_size: int, max_members: int) -> None:
+        self.argument = self.display = argument
+        self._scratches = scratches
+        self._max_size, self._max_members = max_size, max_members
+        self._file: BinaryIO | None = None
+        try:
+            self._path = self._local_path()
+            self._container = self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> FlistSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what was downloaded or unpacked; readers must be closed before."""
+        if self._file is not None:
+            self._file.close()
+        self._scratches.close()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """BLAKE2b-256 of the file; of a directory, of its database files and router.yaml, names and bytes."""
+        digest = hashlib.blake2b(digest_size=32)
+        try:
+            if self._file is not None:
+                _feed(digest, self._file)
+                return digest.digest()
+            for path in database_files(self._path):
+                with path.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    digest.update(b"%s\0%d\0" % (os.fsencode(path.name), size))
+                    _feed(digest, file)
+        except OSError as error:
+            raise FlistError(f"cannot read {self.display}: {error.strerror}") from error
+        return digest.digest()
+
+    @cached_property
+    def router(self) -> bytes | None:
+        """The text of the flist's router.yaml; of an archive, unpacks it."""
+        if self._container is Container.SQLITE:
+            return None
+        path = self._directory / ROUTER_NAME
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_ROUTER + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FlistError(f"cannot read {path}: {error.strerror}") from error
+        if len(text) > MAX_ROUTER:
+            raise FlistTooLargeError(f"{self.display}: {ROUTER_NAME} is over {MAX_ROUTER} bytes")
+        return text
+
+    def reader(self) -> FlistReader:
+        """A reader of the flist's database, unpacked first where it stands in an archive."""
+        if self._container is Container.SQLITE:
+            return self._sqlite_reader(self._path)
+        if generation_of(self._directory, self.display) is Generation.SQLITE:
+            return self._sqlite_reader(self._directory / SQLITE_NAME)
+        from zerofs.flist.rocksdb import RocksdbReader
+
+        return RocksdbReader(self._rocksdb_directory(), subject=self.display)
+
+    # -- where it lies ---------------------------------------------------------------------
+
+    def _local_path(self) -> Path:
+        scheme = self.argument.partition("://")[0].lower() if "://" in self.argument else ""
+        if scheme in ("http", "https"):
+            from zerofs.flist.download import displayed, download
+
+            self.display = displayed(self.argument)
+            target = self._scratches.new() / "download"
+            download(self.argument, target, max_size=self._max_size)
+            return target
+        if scheme == "file":
+            url = urlsplit(self.argument)
+            if url.netloc not in ("", "localhost"):
+                raise FlistNotFoundError(f"{self.argument}: a file:// URL names no other host")
+            return Path(os.fsdecode(unquote_to_bytes(url.path)))
+        return Path(self.argument)
+
+    def _open(self) -> Container | None:
+        """The container of the file, None for a directory."""
+        try:
+            # O_NONBLOCK: a FIFO must not hold up the mount
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                os.close(descriptor)
+                generation_of(self._path, self.display)
+                return None
+            self._file = os.fdopen(descriptor, "rb")
+            if not stat.S_ISREG(mode):
+                raise FlistFormatError(f"{self.display} is neither a file nor a directory")
+            return container_of(self._file.read(512), self.display)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FlistNotFoundError(f"there is no flist at {self.display}") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise FlistError(f"cannot read {self.display}: {reason}") from error
+
+    # -- what is in it ---------------------------------------------------------------------
+
+    @cached_property
+    def _directory(self) -> Path:
+        """The directory of the database: the user's own, or that of the unpacked archive."""
+        if self._file is None or self._container is None:
+            return self._path
+        from zerofs.flist.container import unpack
+
+        target = self._scratches.new()
+        unpack(
+            self._file,
+            self._container,
+            target,
+            subject=self.display,
+            max_size=self._max_size,
+            max_members=self._max_members,
+        )
+        generation_of(target, self.display)
+        return target
+
+    def _rocksdb_directory(self) -> Path:
+        if self._container is not None:
+            return self._directory
+        from zerofs.flist.rocksdb import private_view
+
+        view = self._scratches.new()
+        try:
+            private_view(self._path, view, subject=self.display, max_size=self._max_size)
+        except OSError as error:
+            raise BackendError(f"cannot copy {self.display}: {error.strerror}") from error
+        return view
+
+    def _sqlite_reader(self, path: Path) -> FlistReader:
+        from zerofs.flist.fungi import FungiReader
+        from zerofs.flist.sqlite import SqliteReader
+        from zerofs.flist.sqlitefile import generation_of_file, has_pending_writes
+
+        if has_pending_writes(path):
+            path = self._settled(path)
+        if generation_of_file(path, self.display) is Generation.FUNGI:
+            return FungiReader(path, subject=self.display)
+        return SqliteReader(path, subject=self.display)
+
+    def _settled(self, path: Path) -> Path:
+        """A private copy with what the journal or log holds and the file does not."""
+        from zerofs.flist.sqlitefile import settle, side_files
+
+        copy = self._scratches.new() / path.name
+        try:
+            for original in (path, *(side for side in side_files(path) if side.is_file())):
+                shutil.copyfile(original, copy.with_name(original.name))
+        except OSError as error:
+            raise BackendError(f"cannot copy {self.display}: {error.strerror}") from error
+        settle(copy, self.display)
+        return copy
+
+
+def _feed(digest: hashlib.blake2b, file: BinaryIO) -> None:
+    file.seek(0)
+    while step := file.read(_STEP):
+        digest.update(step)

@@ -1,0 +1,46 @@
+"""The SQLite generation: records in a table of one SQLite file.
+
+Role: reads and writes ``flistdb.sqlite3``; the records are those of :mod:`zerofs.flist.record`.  Off the
+way of a read.  One thread at a time, no locks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zerofs.errors import FlistCorruptError
+from zerofs.flist.recordreader import RecordReader
+from zerofs.flist.sqlitefile import connect, reporting, tables
+
+
+class SqliteReader(RecordReader):
+    """Reads the database file `path`, which nobody may be writing.
+
+    `subject` is what messages call it.  Raises FlistCorruptError for a damaged file or a missing table.
+    """
+
+    format = "sqlite"
+    key_size = 16
+
+    def __init__(self, path: Path, *, subject: str | None = None) -> None:
+        super().__init__(subject or str(path))
+        self._connection = connect(path, self._subject)
+        with reporting(self._subject):
+            if "entries" not in tables(self._connection):
+                self._connection.close()
+                raise FlistCorruptError(f"{self._subject}: the database has no table named entries")
+
+    def close(self) -> None:
+        super().close()
+        self._connection.close()
+
+    def _value(self, key: bytes) -> bytes | None:
+        with reporting(self._subject):
+            row = self._connection.execute(
+                "SELECT value FROM entries WHERE key = ?", (key.decode("utf-8", "replace"),)
+            ).fetchone()
+        if row is None:
+            return None
+        if not isinstance(row[0], bytes):
+            raise FlistCorruptError(f"{self._subject}: the record {key!r} is no BLOB")
+        return row[0]
