@@ -115,7 +115,13 @@ class StoreProtocolError(StoreUnreachableError):
     """The answer was malformed or over its bound; the connection was dropped."""
 
 
-class StoreAuthError(StoreError):
+class StoreRefusedError(StoreError):
+    """The store as a whole cannot be used and asking again will not help: wrong namespace, untrusted TLS."""
+
+    hint = "check the store's URL"
+
+
+class StoreAuthError(StoreRefusedError):
     """The store refused the password, or wants one."""
 
     hint = "check the password in the store's URL"
@@ -150,6 +156,27 @@ class ChunkUnverifiableError(ChunkError):
     """The key is of a length that names no hash, so nobody can tell whether the bytes are right."""
 
     hint = "serve it all the same with --allow-unverified, at your own risk"
+
+
+# -- packing and unpacking -----------------------------------------------------------------
+
+
+class SourceError(ZerofsError):
+    """What is to be packed cannot be read, or is not what it claims to be."""
+
+    hint = "nothing was written; mend the source and pack again (what is stored already is not sent twice)"
+
+
+class SourceChangedError(SourceError):
+    """What is to be packed changes or vanishes meanwhile."""
+
+    hint = "nothing was written; pack a snapshot, or stop what writes there"
+
+
+class DestinationError(ZerofsError):
+    """What is to be written has no place there."""
+
+    hint = "choose another place"
 
 
 # -- the host ------------------------------------------------------------------------------

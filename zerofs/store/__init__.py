@@ -1,0 +1,1 @@
+"""Where chunks come from: store clients, router files and the router that joins them."""

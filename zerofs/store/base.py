@@ -1,0 +1,84 @@
+"""What every store can do, and the one place that opens one.
+
+A store is shared by the whole process, per URL: connections are kept and reused by whichever thread
+asks next.  All methods may be called from several threads at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from zerofs.store.process import PerProcess
+from zerofs.store.url import WEB_SCHEMES, StoreUrl
+
+MAX_PAYLOAD = 256 * 1024 * 1024 + 64 * 1024  # bytes; the largest chunk that a flist can name, encoded
+
+
+class Store(Protocol):
+    """One destination.  Deadlines are values of ``time.monotonic()``.
+
+    Failures are StoreErrors whose message begins with `display`.  StoreUnreachableError and
+    StoreRefusedError concern the destination, any other StoreError the one id that is asked for.
+    """
+
+    @property
+    def display(self) -> str:
+        """The URL without its password."""
+        ...
+
+    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
+        """The payload of each id in order, as they arrive; None for one that the store lacks.
+
+        An error ends the iterator; it concerns the id whose turn it was.
+        """
+        ...
+
+    def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
+        """Whether the store holds each id."""
+        ...
+
+    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+        """Store each (id, payload).  After an error any of them may be there."""
+        ...
+
+    def close(self) -> None:
+        """Drop the idle connections.  The store can still be used and connects anew."""
+        ...
+
+
+class _Registry:
+    """The stores of one process.  `lock` guards `stores`; no store is asked anything under it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.stores: dict[StoreUrl, Store] = {}
+
+
+_registry = PerProcess(_Registry)
+
+
+def open_store(url: StoreUrl) -> Store:
+    """The store at `url`, the same object for equal URLs.  Connects when it is first asked."""
+    registry = _registry.get()
+    with registry.lock:
+        store = registry.stores.get(url)
+        if store is None:
+            store = registry.stores[url] = _make(url)
+        return store
+
+
+def _make(url: StoreUrl) -> Store:
+    # A mount imports the client of the scheme that it uses, and no other.
+    if url.is_resp:
+        from zerofs.store.redis import RespStore
+
+        return RespStore(url)
+    if url.scheme in WEB_SCHEMES:
+        from zerofs.store.web import WebStore
+
+        return WebStore(url)
+    from zerofs.store.directory import DirectoryStore
+
+    return DirectoryStore(url)

@@ -1,0 +1,147 @@
+"""One RESP connection: requests go out in a window, answers are handed out as they arrive.
+
+Reading never waits for writing nor the other way round: whatever the socket takes or has is moved, so
+two full socket buffers cannot lock each other.  A connection belongs to one thread at a time and needs
+no lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from zerofs.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from zerofs.store.resp import ERROR, Answer, Answers, answer_error, encode
+from zerofs.store.url import StoreUrl
+from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
+
+ANSWER_TIMEOUT = 10.0  # seconds from one answer, or from the last byte that could be sent, to the next answer
+MAX_IN_FLIGHT = 64  # requests without an answer
+MAX_QUEUED = 2 * 1024 * 1024  # bytes of requests that wait for the socket
+_RECEIVE = 128 * 1024  # bytes read at once
+
+Command = Sequence[bytes]
+
+
+class RespConnection:
+    """A connection that is logged in and in the URL's database or namespace."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._answers = Answers(wire.display)
+        self._out: deque[memoryview] = deque()
+        self._queued = 0  # bytes in `_out`
+        self._buffer = memoryview(bytearray(_RECEIVE))
+
+    @classmethod
+    def open(cls, url: StoreUrl, deadline: float) -> RespConnection:
+        """Connect and log in.  Raises StoreUnreachableError or StoreRefusedError."""
+        deadline = min(deadline, time.monotonic() + CONNECT_TIMEOUT)
+        connection = cls(connect(url, deadline))
+        try:
+            for answer in connection.exchange(_introduction(url), deadline):
+                if answer.kind == ERROR and isinstance(answer.value, bytes):
+                    raise _refused(url, answer.value)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def exchange(self, commands: Iterable[Command], deadline: float) -> Iterator[Answer]:
+        """The answer to each command, in order.
+
+        Raises StoreUnreachableError and its kinds.  Unless it runs to its end, close the connection.
+        """
+        source = iter(commands)
+        in_flight = 0
+        exhausted = False
+        while True:
+            if not exhausted and in_flight <= MAX_IN_FLIGHT // 2:
+                added, exhausted = self._queue(source, MAX_IN_FLIGHT - in_flight)
+                in_flight += added
+            if not in_flight:
+                return
+            yield self._next_answer(deadline)
+            in_flight -= 1
+
+    def is_stale(self) -> bool:
+        return self._answers.pending or bool(self._out) or self._wire.is_stale()
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _queue(self, source: Iterator[Command], room: int) -> tuple[int, bool]:
+        """Queue up to `room` commands; how many, and whether there are no more."""
+        small = bytearray()
+        added = 0
+        for command in source:
+            for piece in encode(*command):
+                if len(piece) > 4096:
+                    self._push(bytes(small))
+                    small.clear()
+                    self._push(piece)
+                else:
+                    small += piece
+            added += 1
+            if added >= room or self._queued + len(small) >= MAX_QUEUED:
+                break
+        else:
+            room = 0
+        self._push(bytes(small))
+        self._answers.expected += added
+        return added, room == 0
+
+    def _push(self, piece: bytes) -> None:
+        if piece:
+            self._out.append(memoryview(piece))
+            self._queued += len(piece)
+
+    def _next_answer(self, deadline: float) -> Answer:
+        limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
+        while (answer := self._answers.take()) is None:
+            if self._send():
+                limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
+            size = self._wire.receive(self._buffer)
+            if size == 0:
+                raise StoreUnreachableError(f"{self._wire.display}: the connection was closed")
+            if size == WOULD_BLOCK or time.monotonic() >= limit:
+                self._wire.wait(limit, writing=bool(self._out))
+            else:
+                self._answers.feed(self._buffer[:size])
+        return answer
+
+    def _send(self) -> bool:
+        """Send what the socket takes; whether it took anything."""
+        sent = False
+        while self._out:
+            size = self._wire.send(self._out[0])
+            if size == WOULD_BLOCK:
+                break
+            sent = True
+            self._queued -= size
+            if size == len(self._out[0]):
+                self._out.popleft()
+            else:
+                self._out[0] = self._out[0][size:]
+        return sent
+
+
+def _introduction(url: StoreUrl) -> list[Command]:
+    """What is sent before the first request: only what the URL asks for, as 0-db refuses all else."""
+    commands: list[Command] = []
+    if url.auth:
+        commands.append((b"AUTH", *url.auth))
+    if url.namespace:
+        commands.append((b"SELECT", url.namespace, *filter(None, [url.namespace_password])))
+    elif url.database:
+        commands.append((b"SELECT", b"%d" % url.database))
+    return commands
+
+
+def _refused(url: StoreUrl, line: bytes) -> StoreError:
+    """An error before the first request concerns every request."""
+    fault = answer_error(url.display, line, url.secrets)
+    if isinstance(fault, StoreRefusedError | StoreUnreachableError):
+        return fault
+    return StoreRefusedError(str(fault))

@@ -1,0 +1,94 @@
+"""Redis, Valkey, ARDB, 0-db: whatever answers GET, SET and EXISTS in RESP2.
+
+Each call takes a connection from the pool, pipelines its requests on it and gives it back when
+every one has been answered; a connection with an unanswered request is closed.  Thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+from zerofs.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnreachableError
+from zerofs.store.connection import Command, RespConnection
+from zerofs.store.ids import id_text
+from zerofs.store.pool import ConnectionPool
+from zerofs.store.resp import BULK, ERROR, INTEGER, STATUS, Answer, answer_error
+from zerofs.store.url import StoreUrl
+
+_ZDB_MAX_VALUE = 8 * 1024 * 1024  # bytes; 0-db closes the connection on more
+
+
+class RespStore:
+    """A store behind a RESP2 URL."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        self.display = url.display
+        self._url = url
+        self._pool = ConnectionPool(lambda deadline: RespConnection.open(url, deadline))
+
+    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
+        for answer in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
+            yield self._payload(answer)
+
+    def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
+        return [
+            self._flag(answer) for answer in self._ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
+        ]
+
+    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+        if self._url.scheme == "zdb":
+            self._refuse_large(items)
+        for answer in self._ask([(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline):
+            # 0-db answers the key, or a null bulk where the value is there already.
+            if answer.kind not in (STATUS, BULK):
+                raise self._unexpected(answer)
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def _ask(self, commands: Sequence[Command], deadline: float) -> Generator[Answer]:
+        """The answers in order.  A kept connection that turns out to be dead is replaced once, unseen."""
+        answered = 0
+        while True:
+            connection, used_before = self._pool.take(deadline)
+            unanswered = True
+            try:
+                for answer in connection.exchange(commands[answered:], deadline):
+                    answered += 1
+                    yield answer
+                unanswered = False
+                return
+            except (StoreTimeoutError, StoreProtocolError):
+                raise
+            except StoreUnreachableError:
+                if not used_before:
+                    raise
+                self._pool.clear()  # the others were made no later and are as dead
+            finally:
+                if unanswered:
+                    connection.close()
+                else:
+                    self._pool.give(connection)
+
+    def _payload(self, answer: Answer) -> bytes | None:
+        if answer.kind != BULK or isinstance(answer.value, int):
+            raise self._unexpected(answer)
+        return answer.value
+
+    def _flag(self, answer: Answer) -> bool:
+        if answer.kind != INTEGER:
+            raise self._unexpected(answer)
+        return answer.value != 0
+
+    def _unexpected(self, answer: Answer) -> StoreError:
+        if answer.kind == ERROR and isinstance(answer.value, bytes):
+            return answer_error(self.display, answer.value, self._url.secrets)
+        return StoreProtocolError(f"{self.display}: answer of a type that was not asked for")
+
+    def _refuse_large(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        for chunk_id, payload in items:
+            if len(payload) > _ZDB_MAX_VALUE:
+                raise StoreError(
+                    f"{self.display}: chunk {id_text(chunk_id)} has {len(payload)} bytes, "
+                    f"0-db takes {_ZDB_MAX_VALUE}"
+                )
