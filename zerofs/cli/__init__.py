@@ -1,0 +1,159 @@
+"""The `zerofs` command: finds the subcommand, runs it, and turns what went wrong into one line.
+
+Only the module of the chosen subcommand is imported: a mount process must not pay for progress
+bars, numpy or the packer, and `zerofs --help` needs none of them, so the summaries stand here.
+A subcommand's module has ``configure(parser)`` and ``run(args) -> int``, the exit status; one with a
+parser of its own has ``main(argv) -> int``.
+
+Exit statuses are those of :mod:`zerofs.errors`; 130 is an interrupt, 141 a reader that went away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from zerofs import __version__
+from zerofs.errors import UsageError, ZerofsError, describe
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class Command(NamedTuple):
+    """One line of the table: where a subcommand lives and what `zerofs --help` says of it."""
+
+    module: str
+    summary: str
+    own_parser: bool = False  # the module's ``main(argv)`` takes the arguments as they are
+
+
+COMMANDS = {
+    "mount": Command("zerofs.cli.mount", "mount one or several flists"),
+    "umount": Command("zerofs.cli.umount", "unmount what `zerofs mount` mounted"),
+    "pack": Command("zerofs.cli.pack", "make a flist of a directory or a tar, and store its chunks"),
+    "unpack": Command("zerofs.cli.unpack", "write the tree of a flist into a directory"),
+    "ls": Command("zerofs.cli.ls", "list directories of a flist"),
+    "stat": Command("zerofs.cli.stat", "show all that a flist says of a path"),
+    "cat": Command("zerofs.cli.cat", "write the bytes of files of a flist to standard output"),
+    "info": Command("zerofs.cli.info", "describe a flist: format, counts, sizes, stores"),
+    "merge": Command("zerofs.cli.merge", "lay several flists over each other into one"),
+    "store": Command("zerofs.cli.store", "copy the chunks of a flist between stores"),
+    "bench": Command(
+        "zerofs.bench", "measure a mount against plain directories and its peers", own_parser=True
+    ),
+}
+
+EPILOG = """\
+examples:
+  zerofs pack --store dir:///srv/chunks ./rootfs rootfs.flist
+  zerofs mount --meta rootfs.flist /mnt
+  zerofs ls -R rootfs.flist /etc
+
+exit status: 0 fine, 1 failed, 2 usage, 3 flist unreadable, 4 store configuration wrong,
+5 mount failed, 6 backend or cache unusable, 130 interrupted
+
+`zerofs COMMAND --help` explains a command.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are a :class:`UsageError`: one line, no usage dump.
+
+    An option given again takes the place of the common one of that name (`mount` has its own `--debug`).
+    """
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        keywords.setdefault("conflict_handler", "resolve")
+        keywords.setdefault("allow_abbrev", False)
+        super().__init__(*args, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+def build_parser(chosen: Sequence[str] = ()) -> Parser:
+    """The whole command line, with the options of the `chosen` subcommands; only these are imported."""
+    parser = Parser(
+        prog="zerofs", description="Flists: mount them, make them, look into them.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"zerofs {__version__}")
+    parser.add_argument("--debug", action="store_true", help="log more, and show the traceback of an error")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+        subparser.add_argument("--debug", action="store_true", help="log more, show an error's traceback")
+        if name in chosen:
+            importlib.import_module(command.module).configure(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `zerofs` with `argv` (the process's own by default); returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        status = _dispatch(arguments, debug)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # What is still buffered has no reader; without this the interpreter complains as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except ZerofsError as error:
+        return _fail(describe(error), error.exit_code, debug)
+    except OSError as error:
+        return _fail(_describe_os_error(error), ZerofsError.exit_code, debug)
+    except Exception as error:  # noqa: BLE001 - the last resort of a command: reported, with a status
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"internal error: {text} (run with --debug)", ZerofsError.exit_code, debug)
+    return status
+
+
+def _dispatch(arguments: list[str], debug: bool) -> int:
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if name is not None and name not in COMMANDS:
+        raise UsageError(f"no such command: {name}{_suggestion(name)}", hint="zerofs --help lists them")
+    if name is not None and COMMANDS[name].own_parser:
+        return int(
+            importlib.import_module(COMMANDS[name].module).main(arguments[arguments.index(name) + 1 :])
+        )
+    parser = build_parser((name,) if name else ())
+    if not arguments:
+        parser.print_help()
+        return UsageError.exit_code
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as end:  # --help and --version
+        return int(end.code or 0)
+    args.debug = debug
+    return int(importlib.import_module(COMMANDS[args.command].module).run(args))
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, COMMANDS, n=1)
+    return f"; is it {close[0]}?" if close else ""
+
+
+def _describe_os_error(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return reason
+    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
+
+
+def _fail(message: str, status: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"zerofs: {message}", file=sys.stderr)
+    return status

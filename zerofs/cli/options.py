@@ -1,0 +1,164 @@
+"""Options that several commands share, and what they open.
+
+Passwords need not stand in the command line, which every user of the host can read: an option that takes
+a store URL also takes ``@FILE``, a file with one URL a line, and has an environment variable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerofs.errors import UsageError
+from zerofs.sizes import parse_size
+
+if TYPE_CHECKING:
+    from zerofs.flist.load import LoadedFlist
+    from zerofs.store.router import Router
+
+STORE_VARIABLE = "ZEROFS_STORE"  # URLs for --store and --to, separated by blanks
+STORAGE_VARIABLE = "ZEROFS_STORAGE_URL"
+TIMEOUT = 120.0  # seconds
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_flist_options(parser: argparse.ArgumentParser) -> None:
+    """For a command that reads a flist."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the compiled index there, as a mount with --cache does",
+    )
+    parser.add_argument(
+        "--max-flist-size", type=parse_size, metavar="SIZE", help="refuse flists that unpack to more (default 16G)"
+    )
+
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """For a command that reads the chunks of a flist."""
+    parser.add_argument(
+        "--storage-url",
+        metavar="URL",
+        help=f"last-resort store, or @FILE that holds its URL; environment: {STORAGE_VARIABLE}",
+    )
+    parser.add_argument(
+        "--local-router", type=Path, metavar="FILE", help="router.yaml laid over that of the flist"
+    )
+    add_timeout(parser, "a chunk")
+
+
+def add_timeout(parser: argparse.ArgumentParser, subject: str) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=positive_number,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"the longest to wait for {subject} (default {TIMEOUT:.0f})",
+    )
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs", "-j", type=positive_integer, metavar="N", help="threads (default: by the cores)"
+    )
+
+
+def jobs(args: argparse.Namespace) -> int:
+    from zerofs.pack.pool import default_workers
+
+    number: int = args.jobs or default_workers()
+    return number
+
+
+@contextmanager
+def opened_flists(args: argparse.Namespace, arguments: Sequence[str]) -> Iterator[list[LoadedFlist]]:
+    """The flists named by `arguments`, compiled below ``--cache`` or in a temporary directory.
+
+    Raises FlistError.
+    """
+    from zerofs.flist.load import load_flist
+
+    with _state(args.cache) as state:
+        yield [load_flist(argument, state, max_size=args.max_flist_size) for argument in arguments]
+
+
+@contextmanager
+def opened_flist(args: argparse.Namespace) -> Iterator[LoadedFlist]:
+    """The flist ``args.flist``; see :func:`opened_flists`."""
+    with opened_flists(args, [args.flist]) as (flist,):
+        yield flist
+
+
+@contextmanager
+def opened_router(args: argparse.Namespace, flist: LoadedFlist) -> Iterator[Router]:
+    """What leads to the chunks of `flist`, as for a mount.  Raises StoreConfigError."""
+    from zerofs.store.build import build_router
+
+    routers = [(flist.argument, flist.router)] if flist.router is not None else []
+    router = build_router(args.local_router, routers, flist.routes, storage_url(args))
+    try:
+        yield router
+    finally:
+        router.close()
+
+
+def storage_url(args: argparse.Namespace) -> str | None:
+    """``--storage-url``, or its file, or its variable."""
+    given: str | None = args.storage_url or os.environ.get(STORAGE_VARIABLE)
+    if given is None or not given.startswith("@"):
+        return given
+    urls = _lines(Path(given[1:]))
+    if len(urls) != 1:
+        raise UsageError(f"{given[1:]} holds {len(urls)} URLs where --storage-url takes one")
+    return urls[0]
+
+
+def store_arguments(given: Sequence[str] | None, option: str) -> list[str]:
+    """``[RANGE=]URL`` arguments, the lines of each ``@FILE`` in its place; or those of the variable."""
+    arguments = list(given or os.environ.get(STORE_VARIABLE, "").split())
+    if not arguments:
+        raise UsageError(f"no {option} given", hint=f"{option} dir:///path, or set {STORE_VARIABLE}")
+    return [
+        url
+        for argument in arguments
+        for url in (_lines(Path(argument[1:])) if argument.startswith("@") else [argument])
+    ]
+
+
+def positive_integer(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+@contextmanager
+def _state(cache: Path | None) -> Iterator[Path]:
+    if cache is not None:
+        yield cache / "flists"
+        return
+    with tempfile.TemporaryDirectory(prefix="zerofs-") as name:
+        yield Path(name)
+
+
+def _lines(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

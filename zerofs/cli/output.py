@@ -1,0 +1,87 @@
+"""How commands speak: results on standard output, everything else on standard error.
+
+Names are bytes and come from outside: they are printed as they are, but for control characters, which a
+terminal would obey.  JSON follows the listings of the golden flists: bytes that are not UTF-8 are lone
+surrogates.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def set_up(*, debug: bool = False) -> None:
+    """Let standard output take any name, and log warnings (everything with `debug`) as lines on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(name)s: %(message)s" if debug else "zerofs: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def say(text: str = "") -> None:
+    """One line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def warn(text: str) -> None:
+    """One line that does not belong to the result."""
+    sys.stderr.write(f"zerofs: warning: {text}\n")
+
+
+def say_json(value: object) -> None:
+    """The result as one line of JSON."""
+    say(json.dumps(value, ensure_ascii=True, sort_keys=True))
+
+
+def text(name: bytes) -> str:
+    """A name for JSON: nothing is lost."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def shown(name: bytes) -> str:
+    """A name for people: control characters and backslashes escaped as in C."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text(name))
+
+
+def size(number: float) -> str:
+    """Bytes for people."""
+    unit = _UNITS[0]
+    for unit in _UNITS:
+        if number < 1024 or unit == _UNITS[-1]:
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def path_argument(argument: str) -> bytes:
+    """A path of a flist as the user gave it."""
+    return os.fsencode(argument)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM end the work as SIGINT does, so that temporary files go."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,151 @@
+"""`zerofs pack`: a directory or a tar becomes a flist, its content becomes chunks in stores."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerofs.cli import options, output
+
+if TYPE_CHECKING:
+    from zerofs.pack.destinations import Destination
+    from zerofs.pack.losses import Losses
+    from zerofs.pack.packer import Report, Source
+
+FORMATS = ("rocksdb", "sqlite", "fl")
+
+EPILOG = f"""\
+examples:
+  zerofs pack --store dir:///srv/chunks ./rootfs rootfs.flist
+  zerofs pack --store redis://cache.example:6379 rootfs.tar.xz rootfs.flist
+  docker export CONTAINER | zerofs pack --store @stores.txt - image.flist
+  zerofs pack --store 00-7f=zdb://a.example --store 80-ff=zdb://b.example ./rootfs rootfs.flist
+
+Each store whose range matches a chunk's id gets the chunk; a store without a range gets all.  Stores are
+asked first what they have.  Passwords go to the stores only: the flist names them without.  To keep
+them off the command line give --store @FILE, one URL a line, or set {options.STORE_VARIABLE}.
+
+What a flist cannot hold is counted and named at the end: hard links, extended attributes, file
+capabilities, access control lists, holes of sparse files, fractions of seconds.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "source", metavar="SOURCE", help="directory, tar (also gzip, bzip2, xz), or - for stdin"
+    )
+    parser.add_argument("flist", metavar="FLIST", type=Path, help="the file to write")
+    parser.add_argument("--format", choices=FORMATS, default="rocksdb", help="generation (default rocksdb)")
+    parser.add_argument(
+        "--store",
+        action="append",
+        metavar="[RANGE=]URL",
+        help="where chunks go, as 00-7f=redis://host; may appear many times",
+    )
+    parser.add_argument("--no-router", action="store_true", help="do not name the stores in the flist")
+    parser.add_argument(
+        "--one-file-system", "-x", action="store_true", help="take other file systems as empty directories"
+    )
+    options.add_timeout(parser, "a batch of chunks at one store")
+    options.add_jobs(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from zerofs.cli.progress import shown_progress
+    from zerofs.pack.destinations import parse_destinations
+    from zerofs.pack.losses import Losses
+    from zerofs.pack.packer import Publication, pack, publication
+
+    output.set_up(debug=args.debug)
+    destinations = parse_destinations(options.store_arguments(args.store, "--store"))
+    published = Publication() if args.no_router else publication(args.format, destinations)
+    losses = Losses(args.format)
+    with (
+        output.interruptible(),
+        _source(args, destinations, losses) as source,
+        shown_progress("packing", silent=args.json) as progress,
+    ):
+        report = pack(
+            source,
+            args.flist,
+            args.format,
+            destinations,
+            losses,
+            progress,
+            published=published,
+            workers=options.jobs(args),
+            timeout=args.timeout,
+        )
+    if args.json:
+        output.say_json(_as_json(args, report, destinations))
+    else:
+        _show(args, report)
+    return 0
+
+
+@contextmanager
+def _source(args: argparse.Namespace, destinations: list[Destination], losses: Losses) -> Iterator[Source]:
+    from zerofs.pack.directory import DirectorySource
+    from zerofs.pack.tar import TarSource
+
+    if args.source == "-":
+        yield TarSource(sys.stdin.buffer, "standard input", losses)
+    elif Path(args.source).is_dir():
+        leave_out = (args.flist, *(Path(d.directory) for d in destinations if d.directory))
+        yield DirectorySource(
+            Path(args.source), losses, leave_out=leave_out, one_file_system=args.one_file_system
+        )
+    else:
+        with Path(args.source).open("rb") as stream:
+            yield TarSource(stream, args.source, losses)
+
+
+def _show(args: argparse.Namespace, report: Report) -> None:
+    counters = report.counters
+    names = sum(report.entries.values())
+    output.say(f"{args.flist}: {names:,} names, {output.size(report.size)} in files, format {args.format}")
+    output.say(
+        f"{counters.unique:,} distinct chunks of {counters.chunks:,}, {output.size(counters.unique_size)} of "
+        f"{output.size(counters.size)}"
+    )
+    output.say(
+        f"{counters.sent:,} sent ({output.size(counters.sent_size)} encoded), "
+        f"{counters.present:,} were in the store already"
+    )
+    for loss, count in report.losses.items():
+        examples = ", ".join(output.shown(path) or "." for path in count.examples)
+        more = ", …" if count.number > len(count.examples) else ""
+        output.warn(f"{count.number:,} × {loss.meaning} ({examples}{more})")
+
+
+def _as_json(args: argparse.Namespace, report: Report, destinations: list[Destination]) -> dict[str, Any]:
+    counters = report.counters
+    return {
+        "flist": str(args.flist),
+        "flist_bytes": args.flist.stat().st_size,
+        "format": args.format,
+        "entries": {kind.name.lower(): number for kind, number in report.entries.items()},
+        "bytes": report.size,
+        "chunks": {
+            "referenced": counters.chunks,
+            "distinct": counters.unique,
+            "distinct_bytes": counters.unique_size,
+            "sent": counters.sent,
+            "sent_payload_bytes": counters.sent_size,
+            "present": counters.present,
+        },
+        "stores": [
+            {"first": destination.first, "last": destination.last, "url": destination.published}
+            for destination in destinations
+        ],
+        "losses": {
+            loss.label: {"count": count.number, "examples": [output.text(path) for path in count.examples]}
+            for loss, count in report.losses.items()
+        },
+    }

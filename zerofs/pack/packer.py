@@ -1,0 +1,128 @@
+"""Packing: a source's content into the stores, then its metadata into a flist.
+
+Role: the order that keeps a run whole.  The stores are asked first whether they answer; the content is
+stored; only when all of it is there does the flist get written, under a temporary name, and renamed.
+A run that ends early leaves chunks behind at most, which the next run finds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from zerofs.chunk.codec import Codec
+from zerofs.errors import DestinationError
+from zerofs.flist.model import ChunkRef, FlistWriter, Kind, Route
+from zerofs.flist.writer import open_writer
+from zerofs.pack.destinations import Destination, router_text, routes
+from zerofs.pack.losses import Count, Loss, Losses
+from zerofs.pack.pipeline import Counters, Pipeline
+from zerofs.pack.pool import Pool
+from zerofs.pack.progress import Progress
+from zerofs.pack.tree import Node, records, walk
+
+CODECS = {
+    "rocksdb": Codec.SHA256_XXTEA,
+    "sqlite": Codec.BLAKE2B128_XXTEA,
+    "fl": Codec.BLAKE2B256_AESGCM,
+}
+_PROBE = b"0" * 64  # an id that nobody has
+
+
+class Source(Protocol):
+    """Where a tree comes from: :class:`DirectorySource` or :class:`TarSource`."""
+
+    def read(self, pipeline: Pipeline, progress: Progress) -> Node: ...
+
+
+class Publication(NamedTuple):
+    """What the flist says of its stores: a router file, or the routes of a fungi flist; or nothing."""
+
+    router: bytes | None = None
+    routes: Sequence[Route] = ()
+
+
+class Report(NamedTuple):
+    """What a run did."""
+
+    entries: dict[Kind, int]  # names by kind, the root included
+    size: int  # bytes of all files
+    counters: Counters
+    losses: dict[Loss, Count]
+
+
+def publication(format: str, destinations: Sequence[Destination]) -> Publication:
+    """How a flist of `format` leads its readers to `destinations`.  Raises UsageError where it cannot."""
+    if format == "fl":
+        return Publication(routes=routes(destinations))
+    return Publication(router=router_text(destinations))
+
+
+def pack(
+    source: Source,
+    flist: Path,
+    format: str,
+    destinations: Sequence[Destination],
+    losses: Losses,
+    progress: Progress,
+    *,
+    published: Publication,
+    workers: int,
+    timeout: float,
+) -> Report:
+    """Pack `source` into `flist`.  Raises ZerofsError; then there is no new flist.
+
+    `timeout`, in seconds, is the longest that a batch of chunks may wait for one store.
+    """
+    check_destination(flist)
+    probe(destinations, timeout)
+    with Pool(workers) as pool:
+        pipeline = Pipeline(CODECS[format], destinations, pool, timeout=timeout)
+        root = source.read(pipeline, progress)
+        references = pipeline.finish()
+    _write(open_writer(format, flist), root, references, published)
+    entries, size = _count(root)
+    return Report(entries, size, pipeline.counters, losses.counts())
+
+
+def check_destination(flist: Path) -> None:
+    """Refuse early what the writer would refuse after the content is stored.  Raises DestinationError."""
+    parent = flist.absolute().parent
+    if flist.is_dir():
+        raise DestinationError(f"{flist} is a directory", hint="name the file that the flist becomes")
+    if not parent.is_dir():
+        raise DestinationError(f"{parent}: there is no such directory")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise DestinationError(f"{parent}: may not be written to")
+
+
+def probe(destinations: Sequence[Destination], timeout: float) -> None:
+    """Ask each store something, so that one that cannot be used is known before the work."""
+    for destination in destinations:
+        destination.store.exists_many([_PROBE], time.monotonic() + timeout)
+
+
+def _write(
+    writer: FlistWriter, root: Node, references: Mapping[bytes, ChunkRef], published: Publication
+) -> None:
+    try:
+        for path, directory in records(root, references):
+            writer.add(path, directory)
+        writer.finish(published.router, published.routes)
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _count(root: Node) -> tuple[dict[Kind, int], int]:
+    entries = dict.fromkeys(Kind, 0)
+    entries[Kind.DIR] = 1
+    size = 0
+    for _, node in walk(root):
+        for child in node.children.values():
+            entries[child.kind] += 1
+            size += child.size if child.kind is Kind.FILE else 0
+    return entries, size
