@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.errors import FlistCorruptError, FlistTooLargeError
+from zerofs.flist.archive import Member
 from zerofs.flist.layout import ROUTER_NAME, database_files, is_immutable_table
 from zerofs.flist.recordreader import RecordReader
+from zerofs.flist.recordwriter import RecordWriter
 
 if TYPE_CHECKING:
     from rocksdict import Options
+
+_TABLE_FORMAT = 4
+_WRITE_BUFFER = 64 << 20  # bytes before a table is written
 
 
 class RocksdbReader(RecordReader):
@@ -55,6 +60,38 @@ class RocksdbReader(RecordReader):
         return None if value is None else bytes(value)
 
 
+class RocksdbWriter(RecordWriter):
+    """Writes a tar.gz of a RocksDB database that old releases can read.
+
+    A :class:`~zerofs.flist.model.FlistWriter`.  The bytes differ each time: RocksDB puts an identity of its
+    own into every table.
+    """
+
+    key_size = 32
+    aclkey_size = 16
+    full_mode = True
+
+    def __init__(self, destination: Path, *, workdir: Path | None = None) -> None:
+        from rocksdict import Rdict, WriteOptions
+
+        super().__init__(destination, workdir=workdir)
+        self._database = Rdict(str(self._scratch.path), _writing_options())
+        self._write_options = WriteOptions()
+        # flushed as a whole or thrown away; a property, whatever the stub says
+        self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
+
+    def _put(self, key: bytes, record: bytes) -> None:
+        self._database.put(key, record, self._write_options)
+
+    def _close(self) -> list[Member]:
+        self._database.flush()
+        self._database.close()
+        return [Member(path.name, path) for path in database_files(self._scratch.path)]
+
+    def _discard(self) -> None:
+        self._database.close()
+
+
 def private_view(directory: Path, view: Path, *, subject: str, max_size: int) -> None:
     """Make `view` a database that RocksDB may write to, with the records of the one in `directory`.
 
@@ -80,6 +117,22 @@ def _reading_options(directory: Path) -> Options:
     options = Options(raw_mode=True)
     options.set_max_open_files(64)
     options.set_wal_dir(str(directory))
+    return options
+
+
+def _writing_options() -> Options:
+    """Tables that RocksDB 5 reads: format version 4, CRC32c, snappy; written once, never compacted."""
+    from rocksdict import BlockBasedOptions, ChecksumType, DBCompressionType, Options
+
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_compression_type(DBCompressionType.snappy())
+    options.set_disable_auto_compactions(True)
+    options.set_write_buffer_size(_WRITE_BUFFER)
+    tables = BlockBasedOptions()
+    tables.set_format_version(_TABLE_FORMAT)
+    tables.set_checksum_type(ChecksumType.crc32c())
+    options.set_block_based_table_factory(tables)
     return options
 
 

@@ -9,8 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from zerofs.errors import FlistCorruptError
+from zerofs.flist.archive import Member
+from zerofs.flist.layout import SQLITE_NAME
 from zerofs.flist.recordreader import RecordReader
-from zerofs.flist.sqlitefile import connect, reporting, tables
+from zerofs.flist.recordwriter import RecordWriter
+from zerofs.flist.sqlitefile import connect, reporting, tables, writable
+
+_SCHEMA = """
+CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB);
+CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT);
+"""
 
 
 class SqliteReader(RecordReader):
@@ -44,3 +52,27 @@ class SqliteReader(RecordReader):
         if not isinstance(row[0], bytes):
             raise FlistCorruptError(f"{self._subject}: the record {key!r} is no BLOB")
         return row[0]
+
+
+class SqliteWriter(RecordWriter):
+    """Writes a tar.gz that holds ``flistdb.sqlite3``.  A :class:`~zerofs.flist.model.FlistWriter`."""
+
+    key_size = 16
+    aclkey_size = 8
+    full_mode = False
+
+    def __init__(self, destination: Path, *, workdir: Path | None = None) -> None:
+        super().__init__(destination, workdir=workdir)
+        self._path = self._scratch.path / SQLITE_NAME
+        self._connection = writable(self._path, _SCHEMA)
+
+    def _put(self, key: bytes, record: bytes) -> None:
+        self._connection.execute("INSERT INTO entries VALUES (?, ?)", (key.decode(), record))
+
+    def _close(self) -> list[Member]:
+        self._connection.execute("COMMIT")
+        self._connection.close()
+        return [Member(SQLITE_NAME, self._path)]
+
+    def _discard(self) -> None:
+        self._connection.close()

@@ -92,3 +92,10 @@ def _is_virtual(sql: bytes | None) -> bool:
 def _has_generated_columns(connection: sqlite3.Connection, table: str) -> bool:
     rows = connection.execute("SELECT hidden FROM pragma_table_xinfo(?)", (table,))
     return any(hidden for (hidden,) in rows)
+
+
+def writable(path: Path, schema: str) -> sqlite3.Connection:
+    """A new database at `path`, a private file, with `schema`; one transaction is open until COMMIT."""
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN; {schema}")
+    return connection
