@@ -10,18 +10,15 @@ Exit statuses are those of :mod:`zerofs.errors`; 130 is an interrupt, 141 a read
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 from zerofs import __version__
-from zerofs.errors import UsageError, ZerofsError, describe
-
-INTERRUPTED = 130
-BROKEN_PIPE = 141
+from zerofs.cli.guard import guarded
+from zerofs.cli.parser import Parser
+from zerofs.errors import UsageError
 
 
 class Command(NamedTuple):
@@ -33,7 +30,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "mount": Command("zerofs.cli.mount", "mount one or several flists"),
+    "mount": Command("zerofs.cli.mount", "mount one or several flists", own_parser=True),
     "umount": Command("zerofs.cli.umount", "unmount what `zerofs mount` mounted"),
     "pack": Command("zerofs.cli.pack", "make a flist of a directory or a tar, and store its chunks"),
     "unpack": Command("zerofs.cli.unpack", "write the tree of a flist into a directory"),
@@ -61,22 +58,6 @@ exit status: 0 fine, 1 failed, 2 usage, 3 flist unreadable, 4 store configuratio
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are a :class:`UsageError`: one line, no usage dump.
-
-    An option given again takes the place of the common one of that name (`mount` has its own `--debug`).
-    """
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        keywords.setdefault("conflict_handler", "resolve")
-        keywords.setdefault("allow_abbrev", False)
-        super().__init__(*args, **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see {self.prog} --help")
-
-
 def build_parser(chosen: Sequence[str] = ()) -> Parser:
     """The whole command line, with the options of the `chosen` subcommands; only these are imported."""
     parser = Parser(
@@ -97,23 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerofs` with `argv` (the process's own by default); returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    try:
-        status = _dispatch(arguments, debug)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED, debug)
-    except BrokenPipeError:
-        # What is still buffered has no reader; without this the interpreter complains as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except ZerofsError as error:
-        return _fail(describe(error), error.exit_code, debug)
-    except OSError as error:
-        return _fail(_describe_os_error(error), ZerofsError.exit_code, debug)
-    except Exception as error:  # noqa: BLE001 - the last resort of a command: reported, with a status
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"internal error: {text} (run with --debug)", ZerofsError.exit_code, debug)
-    return status
+    return guarded("zerofs", lambda: _dispatch(arguments, debug), debug=debug)
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
@@ -141,19 +106,3 @@ def _suggestion(name: str) -> str:
 
     close = get_close_matches(name, COMMANDS, n=1)
     return f"; is it {close[0]}?" if close else ""
-
-
-def _describe_os_error(error: OSError) -> str:
-    reason = error.strerror or str(error) or type(error).__name__
-    if error.filename is None:
-        return reason
-    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
-
-
-def _fail(message: str, status: int, debug: bool) -> int:
-    if debug:
-        import traceback
-
-        traceback.print_exc()
-    print(f"zerofs: {message}", file=sys.stderr)
-    return status
