@@ -1,0 +1,71 @@
+"""One cached chunk as it lies in the cache: a header, then the plain bytes.
+
+The header holds two checksums.  The first ties the header to the chunk's name, the second ties the
+bytes to it: where only the second fails, bytes rotted and the entry can be dropped; where the first
+fails, what lies under this name belongs to something else, so the tree that led here is wrong and
+must not be used for dropping anything.  XXH3 guards against accidents, not against an attacker: who
+may write to the cache is a matter of the directory's mode.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import xxhash
+
+LAYOUT = b"1"  # change with anything below, or with the databases in `environment`
+
+_HEADER = struct.Struct("<QQQQ")  # header's checksum, bytes' checksum, length, sequence number
+_CHECKED = struct.Struct("<QQ")  # of the header: length, sequence number
+_LENGTH = struct.Struct("<Q")
+HEADER_SIZE = _HEADER.size
+LONGEST_NAME = 511  # bytes, LMDB's bound
+
+
+class DamagedEntryError(Exception):
+    """The bytes are not those that were stored."""
+
+
+class ForeignEntryError(Exception):
+    """What lies there was not stored under this name."""
+
+
+def pack(name: bytes, plain: bytes | memoryview, sequence: int) -> bytes:
+    """The value to store for `plain` under `name`; `sequence` is its row in the order of arrival."""
+    length = len(plain)
+    header = _HEADER.pack(
+        _check_header(name, length, sequence), _check_bytes(name, plain, length), length, sequence
+    )
+    return b"".join((header, plain))
+
+
+def unpack(name: bytes, value: memoryview, *, verify: bool) -> memoryview:
+    """The plain bytes within `value`, without a copy; `verify` reads them all once.
+
+    Raises ForeignEntryError or DamagedEntryError.
+    """
+    if len(value) < HEADER_SIZE:
+        raise ForeignEntryError
+    header_check, bytes_check, length, sequence = _HEADER.unpack_from(value)
+    if len(value) != HEADER_SIZE + length or header_check != _check_header(name, length, sequence):
+        raise ForeignEntryError
+    plain = value[HEADER_SIZE:]
+    if verify and bytes_check != _check_bytes(name, plain, length):
+        raise DamagedEntryError
+    return plain
+
+
+def sequence_of(value: memoryview) -> int:
+    """Where the entry stands in the order of arrival."""
+    sequence: int = _HEADER.unpack_from(value)[3]
+    return sequence
+
+
+def _check_header(name: bytes, length: int, sequence: int) -> int:
+    return xxhash.xxh3_64_intdigest(name + _CHECKED.pack(length, sequence))
+
+
+def _check_bytes(name: bytes, plain: bytes | memoryview, length: int) -> int:
+    hasher = xxhash.xxh3_64(name + _LENGTH.pack(length))
+    hasher.update(plain)
+    return hasher.intdigest()

@@ -1,0 +1,52 @@
+"""How large the cache may get: what ``--cache-size`` says, in bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from zerofs.errors import CacheError, UsageError
+
+DEFAULT = "25%"
+DEFAULT_MOST = 64 << 30  # bytes; what the default never exceeds, however large the disk
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)(?:i?B)?)", re.IGNORECASE)
+_PER_CENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def parse_cache_size(value: str | int | None, directory: Path) -> int:
+    """Bytes from ``10G``, ``512MiB``, ``25%`` of the disk that holds `directory`, or a number.
+
+    Suffixes count in powers of 1024.  None is the default: a quarter of the disk, at most 64 GiB.
+    Raises UsageError for anything else.
+    """
+    if value is None:
+        return min(_share_of_disk(directory, DEFAULT.removesuffix("%")), DEFAULT_MOST)
+    text = str(value).strip()
+    if match := _PER_CENT.fullmatch(text):
+        size = _share_of_disk(directory, match[1]) if 0 < float(match[1]) <= 100 else 0
+    elif match := _SIZE.fullmatch(text):
+        size = int(float(match[1]) * _UNITS[match[2].upper()]) if match[2] else int(float(match[1]))
+    else:
+        size = 0
+    if size <= 0:
+        raise UsageError(
+            f"not a cache size: {value!r}", hint="say 10G, 512M or 25% (of the disk that holds the cache)"
+        )
+    return size
+
+
+def _share_of_disk(directory: Path, per_cent: str) -> int:
+    """That part of the disk, in bytes.  The directory itself need not exist yet."""
+    existing = directory.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        disk = os.statvfs(existing)
+    except OSError as error:
+        raise CacheError(
+            f"the disk of the cache at {directory} cannot be measured: {error.strerror}"
+        ) from error
+    return int(disk.f_blocks * disk.f_frsize * float(per_cent) / 100)
