@@ -1,0 +1,99 @@
+"""Waits for whatever ends or changes a mount: signals, and an unmount from outside.
+
+Role: the main thread's loop while engine threads serve.  Signals arrive through a wake-up descriptor,
+the unmount through inotify, and the end of a helper process through a pid descriptor, all in one
+poll; nothing here wakes up without a cause.  The watch holds no reference to the mount: unmounting it is
+never busy because of us.  No locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from zerofs.mount._linux import IN_UNMOUNT, inotify_add_watch, inotify_init, inotify_read
+
+
+class Event(enum.Enum):
+    """What happened."""
+
+    UNMOUNTED = "unmounted from outside"  # the last mount of the file system is gone, in every namespace
+    TERM = "SIGTERM"
+    INT = "SIGINT"
+    HUP = "SIGHUP"
+    HELPER_ENDED = "the helper process ended"
+
+
+_SIGNALS = {signal.SIGTERM: Event.TERM, signal.SIGINT: Event.INT, signal.SIGHUP: Event.HUP}
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Python writes to the wake-up descriptor only for signals that have a handler."""
+
+
+class Watch:
+    """A context: signals are taken from its beginning to its end.  Make and leave it in the main thread."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._inotify = inotify_init()
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._helpers: set[int] = set()
+        for fd in (self._inotify, self._wake):
+            self._poll.register(fd, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        self._handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+        self._wakeup_before = signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for fd in (self._inotify, self._wake, self._woken, *self._helpers):
+            os.close(fd)
+
+    def add_mount(self, target: Path) -> None:
+        """Watch the file system that is seen at `target`, mounted by now.
+
+        Asks that file system for its root: where this process serves it, its threads must be running.
+        """
+        inotify_add_watch(self._inotify, target, IN_UNMOUNT)
+
+    def add_helper(self, process: int) -> None:
+        """Watch for the end of a process without which the mount is dead."""
+        fd = os.pidfd_open(process)
+        self._helpers.add(fd)
+        self._poll.register(fd, select.POLLIN)
+
+    def events(self) -> Iterator[Event]:
+        """What happens, as it happens; waits in between, and never ends by itself."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._wake:
+                    yield from self._signals()
+                elif fd == self._inotify:
+                    yield from self._unmounts()
+                else:
+                    self._poll.unregister(fd)
+                    yield Event.HELPER_ENDED
+
+    def _signals(self) -> Iterator[Event]:
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._wake, 256):
+                if number in _SIGNALS:
+                    yield _SIGNALS[signal.Signals(number)]
+
+    def _unmounts(self) -> Iterator[Event]:
+        with contextlib.suppress(BlockingIOError):
+            for _, mask in inotify_read(self._inotify):
+                if mask & IN_UNMOUNT:
+                    yield Event.UNMOUNTED
