@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from zerofs.errors import StoreConfigError
 
@@ -25,8 +25,7 @@ _SAFE_IN_PATH = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 _MAX_UNIX_PATH = 107  # bytes, sun_path without its NUL
 
 
-@dataclass(frozen=True, slots=True)
-class StoreUrl:
+class StoreUrl(NamedTuple):
     """A destination.  Equal URLs, passwords included, share their connections."""
 
     scheme: str
@@ -35,8 +34,11 @@ class StoreUrl:
     path: bytes = b""  # of the socket, the directory, or the base on a web server
     database: int = 0  # of a Redis; 0 is where a connection starts
     namespace: bytes = b""  # of a 0-db; empty for its default one
-    auth: tuple[bytes, ...] = field(default=(), repr=False)  # arguments of AUTH; user and password of HTTP
-    namespace_password: bytes = field(default=b"", repr=False)
+    auth: tuple[bytes, ...] = ()  # arguments of AUTH; user and password of HTTP
+    namespace_password: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<StoreUrl {self.display}>"
 
     @property
     def display(self) -> str:

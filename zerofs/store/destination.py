@@ -1,0 +1,66 @@
+"""A store as the router sees it: opened when it is first asked, and with a circuit breaker."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+from zerofs.errors import StoreProtocolError, StoreRefusedError, StoreTimeoutError, StoreUnreachableError
+from zerofs.store.base import Store, open_store
+from zerofs.store.breaker import Breaker
+from zerofs.store.layers import UnusableUrl
+from zerofs.store.tally import Tally
+from zerofs.store.url import StoreUrl
+
+_logger = logging.getLogger(__name__)
+
+_FAIR_TRIAL = 1.0  # seconds; a shorter one that ends in a timeout says nothing about the destination
+
+
+class Destination:
+    """One store of a router.  Thread-safe; the breaker has its own lock."""
+
+    def __init__(self, url: StoreUrl | UnusableUrl) -> None:
+        self.display = url.display
+        self.breaker = Breaker()
+        self.rejected = Tally(_logger, f"{self.display}: chunks that do not verify")
+        self._url = url
+
+    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
+        """As `Store.get_many`, and one answer per id for certain; keeps the breaker informed."""
+        started = time.monotonic()
+        answered = 0
+        try:
+            for payload in self._store().get_many(ids, deadline):
+                answered += 1
+                self.breaker.succeeded()
+                yield payload
+            if answered != len(ids):
+                raise StoreProtocolError(f"{self.display}: {answered} answers to {len(ids)} requests")
+        except (StoreUnreachableError, StoreRefusedError) as fault:
+            self._failed(fault, started)
+            raise
+
+    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+        """As `Store.put_many`; keeps the breaker informed."""
+        started = time.monotonic()
+        try:
+            self._store().put_many(items, deadline)
+        except (StoreUnreachableError, StoreRefusedError) as fault:
+            self._failed(fault, started)
+            raise
+        self.breaker.succeeded()
+
+    def close(self) -> None:
+        if isinstance(self._url, StoreUrl):
+            self._store().close()
+
+    def _store(self) -> Store:
+        if isinstance(self._url, UnusableUrl):
+            raise StoreRefusedError(f"{self.display}: {self._url.reason}")
+        return open_store(self._url)
+
+    def _failed(self, fault: Exception, started: float) -> None:
+        if not isinstance(fault, StoreTimeoutError) or time.monotonic() - started >= _FAIR_TRIAL:
+            self.breaker.failed()
