@@ -82,12 +82,11 @@ class CacheDirectory:
             os.close(fd)
 
     def join(self, map_size: int) -> int:
-        """Become a user (behind the door); returns the map size in bytes that all users share."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            fd = os.open(self._users_file, flags, 0o600)
-        except OSError as error:
-            raise _unusable(self.path, f"{self._users_file.name}: {error.strerror}") from error
+        """Become a user (behind the door); returns the map size in bytes that all users share.
+
+        Raises CacheError, and OSError where ``users.lock`` cannot be written.
+        """
+        fd = os.open(self._users_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             alone = _try_flock(fd, fcntl.LOCK_EX)
             known = _read_users(fd)
@@ -172,7 +171,7 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise _unusable(path, "it belongs to another user")
     if status.st_mode & stat.S_IWOTH:
         raise _unusable(path, "everybody may write to it, so its chunks could be anybody's")
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise _unusable(path, "no permission to write to it")
 
 

@@ -21,6 +21,7 @@ A forked child must not use what its parent opened: there, environments answer a
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -41,6 +42,7 @@ SMALLEST_MAP = 1 << 20  # bytes; below this there is no room for a chunk and the
 MOST_REPLACEMENTS = 3  # per process; a disk that spoils file after file is left alone
 _UNWRITTEN_TAIL = 16  # pages at the end that LMDB may count without having written them
 _META_LAYOUT = b"layout"
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 _registry_lock = threading.Lock()
 _registry: dict[tuple[int, int], Environment] = {}
@@ -74,9 +76,8 @@ class Environment:
         self._retired: list[Mapped] = []  # set aside, but views of them may still be out
         self._marked = False
         with directory.door():
-            self.map_size = directory.join(_whole_pages(max(size_limit, SMALLEST_MAP)))
             try:
-                self.mapped = self._open_or_replace()
+                self.mapped = self._join_and_open(_whole_pages(max(size_limit, SMALLEST_MAP)))
             except BaseException:
                 directory.leave(synced=False)
                 raise
@@ -110,7 +111,7 @@ class Environment:
                     if _inode(self.directory.data) == broken.inode:
                         self.directory.set_aside(reason)
                     self.mapped = self._open_or_replace()
-            except (OSError, lmdb.Error, CacheError) as error:
+            except (OSError, lmdb.Error, CacheError, _UntrustedError) as error:
                 logger.warning("cache %s: %s, and no new one can be made: %s", self.path, reason, error)
 
     def close(self, *, keep_mapped: bool) -> None:
@@ -135,19 +136,27 @@ class Environment:
     def path(self) -> Path:
         return self.directory.path
 
-    def _open_or_replace(self) -> Mapped | None:
-        """Open the file (behind the door); one that is bad is set aside, and a full disk is no error."""
+    def _join_and_open(self, map_size: int) -> Mapped | None:
+        """Open the file for the first time (behind the door); None where the disk does not let us."""
         try:
-            try:
-                return self._open()
-            except _UntrustedError as error:
-                self.directory.set_aside(str(error))
-                return self._open()
-        except PermissionError as error:
-            raise CacheError(f"the cache in {self.path} cannot be opened: {error.strerror}") from error
-        except (OSError, lmdb.Error, _UntrustedError) as error:
-            logger.warning("cache %s: cannot be opened, everything is fetched anew: %s", self.path, error)
-            return None
+            self.map_size = self.directory.join(map_size)
+            return self._open_or_replace()
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise CacheError(f"the cache in {self.path} cannot be opened: {error.strerror}") from error
+            reason = str(error.strerror)
+        except (lmdb.Error, _UntrustedError) as error:
+            reason = str(error)
+        logger.warning("cache %s: cannot be opened, all is served without it: %s", self.path, reason)
+        return None
+
+    def _open_or_replace(self) -> Mapped:
+        """Open the file (behind the door); one that is bad is set aside, and a new one made."""
+        try:
+            return self._open()
+        except _UntrustedError as error:
+            self.directory.set_aside(str(error))
+            return self._open()
 
     def _open(self) -> Mapped:
         if os.path.lexists(self.directory.data) and not _is_own_file(self.directory.data):

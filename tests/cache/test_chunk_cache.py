@@ -1,0 +1,229 @@
+"""The chunk cache against its promises: what was put is found, whole or not at all, within the bound."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.cache.support import chunk, chunks, contents
+from zerofs.cache import entry
+from zerofs.cache.lmdb import ChunkCache, Snapshot
+
+SIZE = 16 << 20
+LARGE = 512 * 1024
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ChunkCache]:
+    with ChunkCache(tmp_path / "cache", size_limit=SIZE) as opened:
+        yield opened
+
+
+def test_what_was_put_is_found_as_a_view(cache: ChunkCache) -> None:
+    name, plain = chunk(1, LARGE)
+    assert cache.put_many([(name, plain)]) == 1
+    with cache.snapshot() as snapshot:
+        view = snapshot.find(name)
+        assert isinstance(view, memoryview) and view.readonly and view.contiguous
+        assert view == plain
+        assert snapshot.find(name, verify=False) == plain
+        assert snapshot.find(b"\x02" + bytes(16)) is None
+        assert snapshot.find(b"") is None
+        assert snapshot.find(bytes(600)) is None
+
+
+def test_the_file_keeps_its_name_and_everything_is_private(cache: ChunkCache, tmp_path: Path) -> None:
+    cache.put_many(chunks(1, 100))
+    files = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()}
+    assert files == {"data.mdb": 0o600, "lock.mdb": 0o600, "users.lock": 0o600}
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_entries_outlive_the_cache_object(tmp_path: Path) -> None:
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(5, 3000))
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        assert contents(cache, 5) == chunks(5, 3000)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    batches=st.lists(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9000)), max_size=8), max_size=6)
+)
+def test_it_equals_a_dictionary(
+    batches: list[list[tuple[int, int]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model: dict[bytes, bytes] = {}
+    with ChunkCache(tmp_path_factory.mktemp("cache"), size_limit=SIZE) as cache:
+        for batch in batches:
+            entries = [chunk(number, size) for number, size in batch]
+            assert cache.put_many(entries) == len(entries)
+            for name, plain in entries:
+                model.setdefault(name, plain)
+            names = [chunk(number, 0)[0] for number in range(31)]
+            assert cache.has_many(names) == [name in model for name in names]
+        with cache.snapshot() as snapshot:
+            assert {name: bytes(snapshot.find(name) or b"") for name in model} == model
+        assert cache.stats().entries == len(model)
+
+
+def test_a_dropped_entry_is_gone_and_can_come_back(cache: ChunkCache) -> None:
+    cache.put_many(chunks(3, 5000))
+    name, plain = chunk(1, 5000)
+    cache.drop(name)
+    cache.drop(b"\x02never there")
+    assert cache.has_many([chunk(number, 0)[0] for number in range(3)]) == [True, False, True]
+    assert cache.put_many([(name, plain)]) == 1
+    assert contents(cache, 3) == chunks(3, 5000)
+
+
+def test_a_snapshot_shows_one_moment(cache: ChunkCache) -> None:
+    cache.put_many([chunk(1, LARGE)])
+    with cache.snapshot() as before:
+        view = before.find(chunk(1, 0)[0])
+        cache.put_many([chunk(2, 100)])
+        cache.drop(chunk(1, 0)[0])
+        cache.put_many([chunk(3, LARGE)])
+        assert before.find(chunk(2, 0)[0]) is None
+        assert view == chunk(1, LARGE)[1], "pages of a snapshot were given to another entry"
+    with cache.snapshot() as after:
+        assert after.find(chunk(1, 0)[0]) is None
+        assert after.find(chunk(2, 0)[0]) is not None
+
+
+def test_released_snapshots_pin_no_pages(cache: ChunkCache) -> None:
+    for _ in range(3):
+        opened: list[Snapshot] = [cache.snapshot() for _ in range(40)]
+        for snapshot in opened:
+            snapshot.release()
+            snapshot.release()
+    for number in range(200):  # six times the bound, through the same pages
+        assert cache.put_many([chunk(number, LARGE)]) == 1, number
+        cache.drop(chunk(number, 0)[0])
+    assert cache.stats().used < SIZE / 4
+
+
+def test_reading_and_writing_from_many_threads(cache: ChunkCache) -> None:
+    wrong: list[object] = []
+
+    def write(first: int) -> None:
+        for number in range(first, 120, 4):
+            cache.put_many([chunk(number, 20_000)])
+
+    def read() -> None:
+        for number in [*range(120)] * 3:
+            name, plain = chunk(number, 20_000)
+            with cache.snapshot() as snapshot:
+                view = snapshot.find(name)
+                if view is not None and view != plain:
+                    wrong.append(number)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    threads += [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert contents(cache, 120) == chunks(120, 20_000)
+
+
+# -- the bound -----------------------------------------------------------------------------
+
+
+def test_it_fills_up_to_the_bound_and_then_refuses(
+    cache: ChunkCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    stored = cache.put_many(chunks(60, LARGE))
+    assert cache.full
+    data = cache.directory / "data.mdb"
+    assert SIZE - LARGE - 256 * 1024 <= data.stat().st_size <= SIZE
+    assert stored == cache.stats().entries
+    assert stored + cache.stats().refused == 60
+    assert cache.put_many([chunk(100, LARGE)]) == 0
+    with cache.snapshot() as snapshot:
+        assert snapshot.find(chunk(0, 0)[0]) == chunk(0, LARGE)[1]
+    assert len(caplog.records) == 1 and "full at" in caplog.text
+
+
+def test_what_is_small_still_fits_where_a_chunk_does_not(cache: ChunkCache) -> None:
+    cache.put_many(chunks(60, LARGE))
+    assert cache.put_many([chunk(1000, 100)]) == 1
+    stored = cache.put_many([chunk(number, 700) for number in range(1000, 4000)])
+    assert 0 < stored < 3000
+    assert (cache.directory / "data.mdb").stat().st_size <= SIZE
+
+
+def test_a_full_cache_can_drop_and_takes_as_much_again(cache: ChunkCache) -> None:
+    stored = cache.put_many(chunks(60, LARGE))
+    cache.put_many([chunk(number, 700) for number in range(1000, 4000)])
+    for number in range(stored):
+        cache.drop(chunk(number, 0)[0])
+        assert not cache.full
+        assert cache.put_many([chunk(200 + number, LARGE)]) == 1
+    assert cache.put_many([chunk(300, LARGE)]) == 0
+    assert cache.full
+    assert (cache.directory / "data.mdb").stat().st_size <= SIZE
+    assert cache.stats().errors == cache.stats().replaced == 0
+
+
+def test_a_smaller_bound_does_not_shrink_what_is_there(tmp_path: Path) -> None:
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(60, LARGE))
+        used = cache.stats().used
+    with ChunkCache(tmp_path, size_limit=2 << 20) as cache:
+        assert cache.size_limit == used
+        assert cache.has_many([chunk(0, 0)[0]]) == [True]
+        assert cache.put_many([chunk(100, LARGE)]) == 0
+    with ChunkCache(tmp_path, size_limit=2 * SIZE) as cache:
+        assert cache.size_limit == 2 * SIZE
+        assert cache.put_many([chunk(100, LARGE)]) == 1
+
+
+def test_the_bound_is_whole_pages_and_has_a_minimum(tmp_path: Path) -> None:
+    with ChunkCache(tmp_path / "small", size_limit=1) as cache:
+        assert cache.size_limit == 1 << 20
+    with ChunkCache(tmp_path / "odd", size_limit=(3 << 20) + 1) as cache:
+        assert cache.size_limit == (3 << 20) + os.sysconf("SC_PAGE_SIZE")
+
+
+# -- entries -------------------------------------------------------------------------------
+
+
+@given(name=st.binary(min_size=1, max_size=70), plain=st.binary(max_size=300), sequence=st.integers(0, 2**63))
+def test_an_entry_unpacks_under_its_own_name_only(name: bytes, plain: bytes, sequence: int) -> None:
+    value = memoryview(entry.pack(name, plain, sequence))
+    assert entry.unpack(name, value, verify=True) == plain
+    assert entry.sequence_of(value) == sequence
+    for other in (name + b"x", bytes([name[0] ^ 1]) + name[1:]):
+        with pytest.raises(entry.ForeignEntryError):
+            entry.unpack(other, value, verify=False)
+
+
+@given(plain=st.binary(min_size=1, max_size=100), where=st.integers(0, 10**6))
+def test_every_flipped_bit_of_an_entry_is_found(plain: bytes, where: int) -> None:
+    value = bytearray(entry.pack(b"name", plain, 7))
+    bit = where % (len(value) * 8)
+    value[bit // 8] ^= 1 << bit % 8
+    expected = (
+        entry.DamagedEntryError
+        if bit // 8 >= entry.HEADER_SIZE or 8 <= bit // 8 < 16
+        else entry.ForeignEntryError
+    )
+    with pytest.raises(expected):
+        entry.unpack(b"name", memoryview(value), verify=True)
+
+
+@given(plain=st.binary(max_size=100), cut=st.integers(1, 200))
+def test_a_shortened_entry_is_found(plain: bytes, cut: int) -> None:
+    value = entry.pack(b"name", plain, 7)
+    with pytest.raises(entry.ForeignEntryError):
+        entry.unpack(b"name", memoryview(value[:-cut]), verify=True)
