@@ -1,32 +1,21 @@
-"""A real redis-server of a test's own: on loopback, on a free port, without persistence."""
+"""A real redis-server of a test's own, and looking into it past the code under test."""
 
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from tests.support.resp import RespClient
+from zerofs.bench.redisserver import RedisProcess, free_port
+
+__all__ = ["RedisServer", "free_port"]
 
 
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class RedisServer:
+class RedisServer(RedisProcess):
     """A running server; `stop` ends it by its process id.  `args` go to redis-server as they stand."""
-
-    host = "127.0.0.1"
 
     def __init__(
         self,
@@ -36,48 +25,13 @@ class RedisServer:
         unixsocket: bool = False,
         args: Iterable[str] = (),
     ) -> None:
-        binary = shutil.which("redis-server")
-        if binary is None:
+        if shutil.which("redis-server") is None:
             pytest.skip("redis-server is not installed")
-        directory.mkdir(parents=True, exist_ok=True)
         self.password = password
         self.socket: Path | None = directory / "redis.sock" if unixsocket else None
-        self._log = directory / "redis.log"
-        self._options = ["--dir", str(directory), "--bind", self.host, "--save", "", "--appendonly", "no"]
-        self._options += ["--requirepass", password] if password is not None else []
-        self._options += ["--unixsocket", str(self.socket)] if self.socket is not None else []
-        self._options += args
-        self._binary = binary
-        self.port = free_port()
-        self.start()
-
-    def start(self) -> None:
-        """Start, or start again on the same port, empty; returns once it answers."""
-        # Its own death signal: a suite that is killed leaves no server.
-        command = ["setpriv", "--pdeathsig", "KILL", "--", self._binary, "--port", str(self.port)]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(command + self._options, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                with self.client() as client:
-                    client.command("PING")
-                return
-            except ConnectionRefusedError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"redis-server did not start:\n{self._log.read_text()}") from None
-                time.sleep(0.01)
-
-    def stop(self) -> None:
-        """End it at once, as a power cut would."""
-        self.process.kill()
-        self.process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        options = ["--requirepass", password] if password is not None else []
+        options += ["--unixsocket", str(self.socket)] if self.socket is not None else []
+        super().__init__(directory, [*options, *args])
 
     @property
     def url(self) -> str:

@@ -1,0 +1,70 @@
+"""What a measurement needs of the machine: cold caches, a server's memory, and what is installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from zerofs.errors import MountError
+
+_DROP = Path("/proc/sys/vm/drop_caches")
+
+
+def can_go_cold() -> bool:
+    """Whether this process may drop the kernel's caches."""
+    return os.geteuid() == 0 and os.access(_DROP, os.W_OK)
+
+
+def drop_caches() -> None:
+    """Write back what is dirty and drop page cache, dentries and inodes.
+
+    Pages that a process has mapped stay: whoever is to be cold has to be unmounted, its server gone.
+    """
+    os.sync()
+    _DROP.write_text("3\n")
+
+
+def kernel_has(file_system: str) -> bool:
+    """Whether the kernel can mount it, loading its module where that helps."""
+    if file_system in Path("/proc/filesystems").read_text().split():
+        return True
+    modprobe = shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if modprobe is None:
+        return False
+    subprocess.run([modprobe, "--quiet", file_system], check=False, capture_output=True)
+    return file_system in Path("/proc/filesystems").read_text().split()
+
+
+def command(*argv: str | os.PathLike[str]) -> None:
+    """Run a program to its end; what it said is the error where it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[:300]
+        raise MountError(f"{os.fspath(argv[0])} ended with status {done.returncode}: {said}", hint="")
+
+
+def own_memory(pid: int) -> float:
+    """MiB that the process alone holds in anonymous memory: ``Pss_Anon``.
+
+    Resident size would count the pages of mapped files, which are shared or can be dropped.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pss_Anon":
+            return int(value.split()[0]) / 1024
+    raise MountError("this kernel does not tell Pss_Anon", hint="")
+
+
+def describe() -> dict[str, object]:
+    """The machine, for the report."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "python": platform.python_version(),
+    }
