@@ -14,16 +14,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.errors import MountError
-from zerofs.mount import _linux, notify
+from zerofs.mount import notify
+from zerofs.mount.unmount import unmount
 
 if TYPE_CHECKING:
     from zerofs._fast import Operations
@@ -106,34 +105,14 @@ class LlfuseEngine:
         import llfuse
 
         if self._thread is not None and self._thread.is_alive():
-            unmount_fuse(self.mountpoint)
+            unmount(self.mountpoint)
             self._thread.join(_END_TIMEOUT)
             if self._thread.is_alive():
                 log.warning("%s was busy: it is detached and goes with its last user", self.mountpoint)
                 return  # the session still runs: tearing it down under its workers would crash
         elif self._thread is None:
-            unmount_fuse(self.mountpoint)
+            unmount(self.mountpoint)
         llfuse.close(unmount=False)
-
-
-def unmount_fuse(mountpoint: Path) -> None:
-    """Unmount a FUSE file system: by the system call where that is allowed, else by fusermount."""
-    try:
-        _linux.umount(str(mountpoint), 0)
-        return
-    except PermissionError:
-        pass
-    except OSError as error:
-        if not os.path.ismount(mountpoint):  # noqa: PTH111, PTH114 - a dead mount must not raise here
-            return
-        log.info("%s: %s; detaching it", mountpoint, error.strerror)
-        with contextlib.suppress(OSError):
-            _linux.umount(str(mountpoint), _linux.MNT_DETACH)
-        return
-    fusermount = shutil.which("fusermount3") or shutil.which("fusermount")
-    if fusermount is None:
-        raise MountError(f"cannot unmount {mountpoint}: no fusermount", hint="install the package fuse3")
-    subprocess.run([fusermount, "-u", "-q", "-z", "--", str(mountpoint)], check=False, stdin=subprocess.DEVNULL)
 
 
 def _check_device() -> None:

@@ -81,7 +81,7 @@ def clear_target(target: Path) -> None:
     Raises MountError where a living flist is mounted there.  Mounts of others stay and are mounted over.
     """
     while (mount := mountinfo.top(target)) is not None:
-        server = _server(mount)
+        server = server_of(mount)
         if mountinfo.is_dead(mount):
             logger.warning("%s: taking down the mount of a dead process", target)
             unmount(target)
@@ -94,7 +94,7 @@ def clear_target(target: Path) -> None:
             return
 
 
-def _server(mount: Mount) -> int | None:
+def server_of(mount: Mount) -> int | None:
     """The process that serves `mount`, directly or as the lower layer of an overlay."""
     if mount.fstype != "overlay":
         return mount.server

@@ -77,14 +77,20 @@ class Watch:
     def events(self) -> Iterator[Event]:
         """What happens, as it happens; waits in between, and never ends by itself."""
         while True:
-            for fd, _ in self._poll.poll():
-                if fd == self._wake:
-                    yield from self._signals()
-                elif fd == self._inotify:
-                    yield from self._unmounts()
-                else:
-                    self._poll.unregister(fd)
-                    yield Event.HELPER_ENDED
+            yield from self.wait()
+
+    def wait(self, seconds: float | None = None) -> list[Event]:
+        """What happened, as soon as something did; nothing after `seconds`."""
+        happened: list[Event] = []
+        for fd, _ in self._poll.poll(None if seconds is None else seconds * 1000):
+            if fd == self._wake:
+                happened += self._signals()
+            elif fd == self._inotify:
+                happened += self._unmounts()
+            else:
+                self._poll.unregister(fd)
+                happened.append(Event.HELPER_ENDED)
+        return happened
 
     def _signals(self) -> Iterator[Event]:
         with contextlib.suppress(BlockingIOError):

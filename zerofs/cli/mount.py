@@ -1,0 +1,39 @@
+"""`zerofs mount`: the options of the drop-in command, with the flists as plain arguments if one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zerofs.cli.mount_options import add_options, expand_fstab, mount_options, normalise
+from zerofs.cli.mounting import run_mount
+from zerofs.cli.parser import Parser
+
+_EPILOG = """\
+examples:
+  zerofs mount image.flist /mnt                     read-write, changes in memory
+  zerofs mount --ro image.flist /mnt                the flist itself
+  zerofs mount base.flist app.flist /mnt            two flists, the last on top
+  zerofs mount --backend /var/lib/c1 image.flist /mnt   changes kept in /var/lib/c1
+  zerofs mount -d --storage-url redis://127.0.0.1:6379 image.flist /mnt
+  mount -t fuse.zerofs -o ro,storage-url=redis://127.0.0.1:6379 image.flist /mnt
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `zerofs mount`; returns the exit status."""
+    parser = Parser(
+        prog="zerofs mount",
+        usage="zerofs mount [options] [FLIST…] MOUNTPOINT",
+        description="Mount flists: the tree is there at once, each chunk is fetched when it is first read.",
+        epilog=_EPILOG,
+    )
+    add_options(parser)
+    parser.add_argument("flists", metavar="FLIST", nargs="*", help="flists, the last on top; as --meta")
+    args = parser.parse_args(normalise(expand_fstab(arguments)))
+    *flists, target = [*map(str, [args.target]), *args.flists]
+    args.meta += flists
+    args.target = Path(target)
+    return run_mount(
+        "zerofs", mount_options(args, subtype="zerofs"), announcement=f"mounted at {args.target}"
+    )

@@ -1,0 +1,81 @@
+"""Run a mount from the command line: its log, its way to the background, its announcement."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from zerofs.errors import BackendError, ZerofsError, describe
+from zerofs.mount.options import MountOptions
+
+DAEMON_LOG = Path("/var/log/g8ufs.log")
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_DEBUG_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(threadName)s] %(message)s"
+
+
+def run_mount(program: str, options: MountOptions, *, announcement: str) -> int:
+    """Mount and serve until the end; returns the exit status.
+
+    `announcement` is printed once the tree can be used; with ``--daemon`` by the process that the user
+    started, which then ends.  Raises ZerofsError where the mount cannot be made.
+    """
+    from zerofs.mount.service import run
+
+    if options.log is not None:  # it may lie in a backend that does not exist yet
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+    if options.daemon:
+        return _run_daemon(program, options, announcement)
+    _open_log(options.log, debug=options.debug)
+    run(options, lambda: print(announcement, flush=True))
+    return 0
+
+
+def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
+    from zerofs.mount.daemon import detach
+    from zerofs.mount.service import run
+
+    options = _absolute(options)
+    daemon = detach(log=options.log or DAEMON_LOG, pid_file=options.pid_file, announce=announcement)
+    announced = False
+
+    def ready() -> None:
+        nonlocal announced
+        announced = True
+        daemon.ready()
+
+    try:
+        _open_log(None, debug=options.debug)  # stderr is the log by now
+        run(options, ready)
+    except ZerofsError as error:
+        if announced:
+            raise
+        daemon.failed(error.exit_code, f"{program}: {describe(error)}")
+        return error.exit_code
+    finally:
+        daemon.close()
+    return 0
+
+
+def _absolute(options: MountOptions) -> MountOptions:
+    """The same with absolute paths: a daemon leaves the directory that they are relative to."""
+    here = Path.cwd()
+    return replace(
+        options,
+        target=here / options.target,
+        meta=tuple(name if "://" in name else str(here / name) for name in options.meta),
+        backend=None if options.backend is None else here / options.backend,
+        cache=None if options.cache is None else here / options.cache,
+        local_router=None if options.local_router is None else here / options.local_router,
+        log=None if options.log is None else here / options.log,
+    )
+
+
+def _open_log(path: Path | None, *, debug: bool) -> None:
+    try:
+        handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
+    except OSError as error:
+        raise BackendError(f"cannot log to {path}: {error.strerror}", hint="give another file with --log") from error
+    handler.setFormatter(logging.Formatter(_DEBUG_FORMAT if debug else _FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.INFO)

@@ -1,0 +1,142 @@
+"""The read-only side of a mount: flists, their chunks, and the engine that serves them.
+
+Place in the way of a read: none; this sets up those who are, and replaces the tree under them when told to.
+Runs in the main thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerofs._fast import IndexMap, Operations
+from zerofs.cache.lmdb import ChunkCache
+from zerofs.cache.size import parse_cache_size
+from zerofs.chunk.codec import cache_name
+from zerofs.errors import MountError, UsageError, ZerofsError
+from zerofs.fetch.fetcher import Fetcher
+from zerofs.flist.graft import graft
+from zerofs.flist.index import Index
+from zerofs.flist.load import LoadedFlist, load_flist, load_layers
+from zerofs.flist.model import Chunk
+from zerofs.mount.backend import Backend
+from zerofs.mount.llfuse_engine import LlfuseEngine
+from zerofs.mount.options import MountOptions
+from zerofs.store.build import build_router
+
+if TYPE_CHECKING:
+    from zerofs.mount.service import Timings
+
+log = logging.getLogger(__name__)
+
+
+class FlistMount:
+    """Flists mounted read-only at one place.  `mount`, perhaps `swap`, then `close`."""
+
+    def __init__(self, options: MountOptions, backend: Backend, place: Path, timings: Timings) -> None:
+        self._options = options
+        self._place = place
+        self._directory = options.cache or backend.cache
+        self._state = self._directory / "flists"
+        self._timings = timings
+        self._closers: list[Callable[[], None]] = []
+        self._base: list[Index] = []  # of the flists on the command line
+        self._mounted: Index
+
+    def mount(self) -> None:
+        """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
+        if self._options.engine == "fast":
+            raise UsageError("this version has no fast engine", hint="leave --engine out")
+        flists = [self._load(argument) for argument in self._options.meta]
+        self._base = [flist.index for flist in flists]
+        self._mounted = load_layers(self._base, self._state)
+        self._timings.mark("index")
+        self._operations = self._make_operations(flists)
+        self._timings.mark("cache and stores")
+        self._engine = LlfuseEngine(self._operations, self._place, _fuse_options(self._options))
+        self._closers.append(self._engine.unmount)
+        self._engine.mount()
+        self._engine.start()
+        self._timings.mark("fuse")
+
+    def close(self) -> None:
+        """Unmount and let go of everything, the latest first; one that fails keeps no other from it."""
+        while self._closers:
+            closer = self._closers.pop()
+            try:
+                closer()
+            except (ZerofsError, OSError) as error:
+                log.warning("while unmounting %s: %s", self._place, error)
+
+    def swap(self, layers: Sequence[str], *, lingering: bool) -> None:
+        """Serve `layers` (flists, the last on top) laid over those of the command line.
+
+        What did not change keeps its node ids.  `lingering`: names that were replaced while somebody holds
+        them lead to the old node until they are released (see `forget_lingering`).
+        Raises ZerofsError, with the old tree in place.
+        """
+        indexes = [*self._base, *(self._load(argument).index for argument in layers)]
+        grafted = graft(self._mounted, load_layers(indexes, self._state))
+        index = Index.anonymous(grafted.tables)
+        with self._engine.swap_lock():
+            self._operations.swap(index.map, index.total_size, grafted.replaced if lingering else ())
+        self._mounted = index
+        notifier = self._engine.notifier
+        for row, name in grafted.entries:
+            notifier.forget_entry(row + 1, name)
+        for row in grafted.rows:
+            notifier.forget_attributes(row + 1)
+
+    def forget_lingering(self) -> bool:
+        """Ask the kernel again to drop replaced nodes; False where none is left."""
+        names = self._operations.lingering_names()
+        for row, name in names:
+            self._engine.notifier.forget_entry(row + 1, name)
+        return bool(names)
+
+    def _load(self, argument: str) -> LoadedFlist:
+        return load_flist(argument, self._state, max_size=self._options.max_flist_size)
+
+    def _make_operations(self, flists: Sequence[LoadedFlist]) -> Operations:
+        import llfuse
+
+        options = self._options
+        size_limit = parse_cache_size(options.cache_size, self._directory)
+        cache = ChunkCache(self._directory, size_limit=size_limit)
+        self._closers.append(cache.close)
+        router = build_router(
+            options.local_router,
+            [(flist.argument, flist.router) for flist in flists if flist.router is not None],
+            [route for flist in flists for route in flist.routes],
+            options.storage_url,
+        )
+        self._closers.append(router.close)
+        fetcher = Fetcher(router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified)
+        self._closers.append(fetcher.close)
+
+        def fetch(index: IndexMap, number: int) -> bytes | memoryview:
+            return fetcher.read(Chunk(*index.chunk(number)))
+
+        return Operations(
+            self._mounted.map,
+            cache=cache,
+            cache_name=cache_name,
+            fetch=fetch,
+            binding=llfuse,
+            total_size=self._mounted.total_size,
+        )
+
+
+def _fuse_options(options: MountOptions) -> set[str]:
+    """What libfuse is told.  The source of the mount is the process id: callers find the server by it."""
+    chosen = {"ro", "default_permissions", f"fsname={os.getpid()}", f"subtype={options.subtype}"}
+    if os.geteuid() == 0:
+        chosen.add("allow_other")
+    if options.read_only:
+        chosen |= options.mount_options
+        if os.geteuid() != 0 and options.mount_options & {"suid", "dev"}:
+            raise MountError("only root may mount with suid or dev", hint="leave -o suid,dev out")
+    return chosen

@@ -1,0 +1,38 @@
+"""What a mount is asked to do, apart from how the command line spells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_BACKEND = Path("/tmp/backend")  # noqa: S108 - the drop-in command's documented default
+DEFAULT_TIMEOUT = 30.0  # seconds
+ENGINES = ("auto", "fast", "llfuse")
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """One mount; the fields are the options of the drop-in command."""
+
+    target: Path
+    meta: tuple[str, ...] = ()  # flists, the last on top
+    backend: Path | None = None  # None: private and in memory
+    cache: Path | None = None  # None: BACKEND/ca
+    storage_url: str | None = None
+    local_router: Path | None = None
+    read_only: bool = False
+    reset: bool = False
+    log: Path | None = None
+    daemon: bool = False
+    pid_file: Path | None = None
+    debug: bool = False
+    engine: str = "auto"
+    prefetch: bool = True
+    timeout: float = DEFAULT_TIMEOUT  # seconds that a read may wait
+    cache_size: str | None = None  # as the user wrote it: bytes with a suffix, or per cent of the disk
+    rw_size: str | None = None
+    allow_unverified: bool = False
+    max_flist_size: int | None = None  # bytes
+    mount_options: frozenset[str] = field(default_factory=frozenset)  # suid, dev, …
+    subtype: str = "g8ufs"  # the FUSE mount's type is fuse.SUBTYPE
+    timings: bool = False  # say on stderr where the time to the mount went
