@@ -15,7 +15,7 @@ from pathlib import Path
 from zerofs.flist.archive import replacing
 from zerofs.flist.model import CHUNK_SIZE, DIRECTORY_SIZE, Attributes, Directory, Entry, Kind, Route
 from zerofs.flist.scratch import Scratch
-from zerofs.flist.sqlitefile import writable
+from zerofs.flist.sqlitefile import building, writable
 from zerofs.flist.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,31 @@ class FungiWriter:
         self._has_root = False
 
     def add(self, path: bytes, directory: Directory) -> None:
+        with building(self._path):
+            self._add(path, directory)
+
+    def finish(self, router: bytes | None = None, routes: Iterable[Route] = ()) -> None:
+        if not self._has_root:
+            raise ValueError("a flist needs its root directory")
+        if router is not None:
+            self._tally.add(NO_ROUTER)
+        try:
+            with building(self._path):
+                self._connection.executemany("INSERT INTO route VALUES (?, ?, ?)", routes)
+                self._connection.execute("INSERT INTO tag VALUES ('block-size', ?)", (str(CHUNK_SIZE),))
+                self._connection.execute("COMMIT")
+                self._connection.close()
+            with replacing(self._destination) as out, self._path.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 20)
+        finally:
+            self._scratch.close()
+        self._tally.report(logger, str(self._destination))
+
+    def abort(self) -> None:
+        self._connection.close()
+        self._scratch.close()
+
+    def _add(self, path: bytes, directory: Directory) -> None:
         if not path:
             self._has_root = True
             root = Entry(b"/", Kind.DIR, directory.attributes, DIRECTORY_SIZE)
@@ -65,26 +90,6 @@ class FungiWriter:
             child = self._add_inode(ino, entry)
             if entry.kind == Kind.DIR:
                 self._directories[path + b"/" + entry.name if path else entry.name] = child
-
-    def finish(self, router: bytes | None = None, routes: Iterable[Route] = ()) -> None:
-        if not self._has_root:
-            raise ValueError("a flist needs its root directory")
-        if router is not None:
-            self._tally.add(NO_ROUTER)
-        try:
-            self._connection.executemany("INSERT INTO route VALUES (?, ?, ?)", routes)
-            self._connection.execute("INSERT INTO tag VALUES ('block-size', ?)", (str(CHUNK_SIZE),))
-            self._connection.execute("COMMIT")
-            self._connection.close()
-            with replacing(self._destination) as out, self._path.open("rb") as file:
-                shutil.copyfileobj(file, out, 1 << 20)
-        finally:
-            self._scratch.close()
-        self._tally.report(logger, str(self._destination))
-
-    def abort(self) -> None:
-        self._connection.close()
-        self._scratch.close()
 
     def _add_inode(self, parent: int, entry: Entry) -> int:
         uid, gid, mode, ctime, mtime = _columns(entry.kind, entry.attributes)

@@ -7,10 +7,12 @@ read.  One thread at a time; RocksDB's own threads stay idle on a database opene
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerofs.errors import FlistCorruptError, FlistTooLargeError
+from zerofs.errors import BackendError, FlistCorruptError, FlistTooLargeError
 from zerofs.flist.archive import Member
 from zerofs.flist.layout import ROUTER_NAME, database_files, is_immutable_table
 from zerofs.flist.recordreader import RecordReader
@@ -81,15 +83,26 @@ class RocksdbWriter(RecordWriter):
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]
 
     def _put(self, key: bytes, record: bytes) -> None:
-        self._database.put(key, record, self._write_options)
+        with self._building():
+            self._database.put(key, record, self._write_options)
 
     def _close(self) -> list[Member]:
-        self._database.flush()
-        self._database.close()
+        with self._building():
+            self._database.flush()
+            self._database.close()
         return [Member(path.name, path) for path in database_files(self._scratch.path)]
 
     def _discard(self) -> None:
         self._database.close()
+
+    @contextmanager
+    def _building(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise BackendError(
+                f"cannot build the flist in {self._scratch.path}: {_one_line(error)}"
+            ) from error
 
 
 def private_view(directory: Path, view: Path, *, subject: str, max_size: int) -> None:

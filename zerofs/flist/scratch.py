@@ -45,6 +45,23 @@ class Scratch:
             self._lock = -1
 
 
+class Scratches:
+    """Private directories below `workdir`, made when they are asked for and removed together."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._workdir = workdir
+        self._all: list[Scratch] = []
+
+    def new(self) -> Path:
+        scratch = Scratch(self._workdir)
+        self._all.append(scratch)
+        return scratch.path
+
+    def close(self) -> None:
+        while self._all:
+            self._all.pop().close()
+
+
 def sweep(workdir: Path) -> int:
     """Remove the directories of processes that are gone; returns how many."""
     swept = 0

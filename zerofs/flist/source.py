@@ -35,7 +35,7 @@ from zerofs.flist.layout import (
     generation_of,
 )
 from zerofs.flist.model import FlistReader
-from zerofs.flist.scratch import Scratch
+from zerofs.flist.scratch import Scratches
 
 DEFAULT_MAX_SIZE = 4 << 30  # bytes, unpacked or downloaded
 DEFAULT_MAX_MEMBERS = 10_000
@@ -55,23 +55,6 @@ def open_source(
     Raises FlistNotFoundError, FlistFormatError and the other FlistErrors.
     """
     return FlistSource(argument, Scratches(workdir), max_size, max_members)
-
-
-class Scratches:
-    """Private directories, made when they are asked for and removed together."""
-
-    def __init__(self, workdir: Path) -> None:
-        self._workdir = workdir
-        self._all: list[Scratch] = []
-
-    def new(self) -> Path:
-        scratch = Scratch(self._workdir)
-        self._all.append(scratch)
-        return scratch.path
-
-    def close(self) -> None:
-        while self._all:
-            self._all.pop().close()
 
 
 class FlistSource:
@@ -106,13 +89,12 @@ class FlistSource:
 
     @cached_property
     def digest(self) -> bytes:
-        """BLAKE2b-256 of the file; of a directory, of its database files and router.yaml, names and bytes."""
+        """BLAKE2b-256 of the file; of a directory, of the files of its database and router.yaml."""
         digest = hashlib.blake2b(digest_size=32)
         try:
             if self._file is not None:
                 _feed(digest, self._file)
-                return digest.digest()
-            for path in database_files(self._path):
+            for path in self._digested_beside():
                 with path.open("rb") as file:
                     size = os.fstat(file.fileno()).st_size
                     digest.update(b"%s\0%d\0" % (os.fsencode(path.name), size))
@@ -137,6 +119,18 @@ class FlistSource:
         if len(text) > MAX_ROUTER:
             raise FlistTooLargeError(f"{self.display}: {ROUTER_NAME} is over {MAX_ROUTER} bytes")
         return text
+
+    def _digested_beside(self) -> list[Path]:
+        """The files that count besides the one at the argument itself."""
+        if self._file is None:
+            return database_files(self._path)
+        if self._container is Container.SQLITE:
+            from zerofs.flist.sqlitefile import has_pending_writes, side_files
+
+            return [
+                side for side in side_files(self._path) if has_pending_writes(self._path) and side.is_file()
+            ]
+        return []
 
     def reader(self) -> FlistReader:
         """A reader of the flist's database, unpacked first where it stands in an archive."""

@@ -13,7 +13,7 @@ from zerofs.flist.archive import Member
 from zerofs.flist.layout import SQLITE_NAME
 from zerofs.flist.recordreader import RecordReader
 from zerofs.flist.recordwriter import RecordWriter
-from zerofs.flist.sqlitefile import connect, reporting, tables, writable
+from zerofs.flist.sqlitefile import building, connect, reporting, tables, writable
 
 _SCHEMA = """
 CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB);
@@ -67,11 +67,13 @@ class SqliteWriter(RecordWriter):
         self._connection = writable(self._path, _SCHEMA)
 
     def _put(self, key: bytes, record: bytes) -> None:
-        self._connection.execute("INSERT INTO entries VALUES (?, ?)", (key.decode(), record))
+        with building(self._path):
+            self._connection.execute("INSERT INTO entries VALUES (?, ?)", (key.decode(), record))
 
     def _close(self) -> list[Member]:
-        self._connection.execute("COMMIT")
-        self._connection.close()
+        with building(self._path):
+            self._connection.execute("COMMIT")
+            self._connection.close()
         return [Member(SQLITE_NAME, self._path)]
 
     def _discard(self) -> None:

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from zerofs.errors import FlistCorruptError, FlistFormatError
+from zerofs.errors import BackendError, FlistCorruptError, FlistFormatError
 from zerofs.flist.layout import Generation
 from zerofs.flist.record import MAX_RECORD
 
@@ -28,6 +28,15 @@ def reporting(subject: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise FlistCorruptError(f"{subject}: the database is damaged: {error}") from error
+
+
+@contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors while `path` is written into BackendError: the disk is full, or fails."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BackendError(f"cannot build the flist in {path}: {error}") from error
 
 
 def connect(path: Path, subject: str) -> sqlite3.Connection:
@@ -96,6 +105,7 @@ def _has_generated_columns(connection: sqlite3.Connection, table: str) -> bool:
 
 def writable(path: Path, schema: str) -> sqlite3.Connection:
     """A new database at `path`, a private file, with `schema`; one transaction is open until COMMIT."""
-    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN; {schema}")
+    with building(path):
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN; {schema}")
     return connection
