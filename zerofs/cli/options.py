@@ -19,6 +19,7 @@ from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
     from zerofs.flist.load import LoadedFlist
+    from zerofs.store.ranged import RangedStore
     from zerofs.store.router import Router
 
 STORE_VARIABLE = "ZEROFS_STORE"  # URLs for --store and --to, separated by blanks
@@ -39,7 +40,10 @@ def add_flist_options(parser: argparse.ArgumentParser) -> None:
         help="keep the compiled index there, as a mount with --cache does",
     )
     parser.add_argument(
-        "--max-flist-size", type=parse_size, metavar="SIZE", help="refuse flists that unpack to more (default 16G)"
+        "--max-flist-size",
+        type=parse_size,
+        metavar="SIZE",
+        help="refuse flists that unpack to more (default 16G)",
     )
 
 
@@ -122,15 +126,20 @@ def storage_url(args: argparse.Namespace) -> str | None:
     return urls[0]
 
 
-def store_arguments(given: Sequence[str] | None, option: str) -> list[str]:
-    """``[RANGE=]URL`` arguments, the lines of each ``@FILE`` in its place; or those of the variable."""
+def ranged_stores(given: Sequence[str] | None, option: str) -> list[RangedStore]:
+    """``[RANGE=]URL`` arguments, the lines of each ``@FILE`` in its place; or those of the variable.
+
+    Raises UsageError where there are none, StoreConfigError for one that makes no sense.
+    """
+    from zerofs.store.ranged import parse_ranged_store
+
     arguments = list(given or os.environ.get(STORE_VARIABLE, "").split())
     if not arguments:
         raise UsageError(f"no {option} given", hint=f"{option} dir:///path, or set {STORE_VARIABLE}")
     return [
-        url
+        parse_ranged_store(text)
         for argument in arguments
-        for url in (_lines(Path(argument[1:])) if argument.startswith("@") else [argument])
+        for text in (_lines(Path(argument[1:])) if argument.startswith("@") else [argument])
     ]
 
 

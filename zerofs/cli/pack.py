@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from zerofs.cli import options, output
 
 if TYPE_CHECKING:
-    from zerofs.pack.destinations import Destination
     from zerofs.pack.losses import Losses
     from zerofs.pack.packer import Report, Source
+    from zerofs.store.ranged import RangedStore
 
 FORMATS = ("rocksdb", "sqlite", "fl")
 
@@ -58,48 +58,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from zerofs.cli.progress import shown_progress
-    from zerofs.pack.destinations import parse_destinations
+    from zerofs.pack.destinations import Publication, publication
     from zerofs.pack.losses import Losses
-    from zerofs.pack.packer import Publication, pack, publication
+    from zerofs.pack.packer import pack
+    from zerofs.store.ranged import RangedStores
 
     output.set_up(debug=args.debug)
-    destinations = parse_destinations(options.store_arguments(args.store, "--store"))
-    published = Publication() if args.no_router else publication(args.format, destinations)
+    stores = options.ranged_stores(args.store, "--store")
+    published = Publication() if args.no_router else publication(args.format, stores)
     losses = Losses(args.format)
     with (
         output.interruptible(),
-        _source(args, destinations, losses) as source,
+        _source(args, stores, losses) as source,
         shown_progress("packing", silent=args.json) as progress,
     ):
         report = pack(
             source,
             args.flist,
             args.format,
-            destinations,
+            RangedStores(stores, timeout=args.timeout),
             losses,
             progress,
             published=published,
             workers=options.jobs(args),
-            timeout=args.timeout,
         )
     if args.json:
-        output.say_json(_as_json(args, report, destinations))
+        output.say_json(_as_json(args, report, stores))
     else:
         _show(args, report)
     return 0
 
 
 @contextmanager
-def _source(args: argparse.Namespace, destinations: list[Destination], losses: Losses) -> Iterator[Source]:
+def _source(args: argparse.Namespace, stores: list[RangedStore], losses: Losses) -> Iterator[Source]:
+    from zerofs.pack.destinations import directories
     from zerofs.pack.directory import DirectorySource
     from zerofs.pack.tar import TarSource
 
     if args.source == "-":
         yield TarSource(sys.stdin.buffer, "standard input", losses)
     elif Path(args.source).is_dir():
-        leave_out = (args.flist, *(Path(d.directory) for d in destinations if d.directory))
         yield DirectorySource(
-            Path(args.source), losses, leave_out=leave_out, one_file_system=args.one_file_system
+            Path(args.source),
+            losses,
+            leave_out=(args.flist, *directories(stores)),
+            one_file_system=args.one_file_system,
         )
     else:
         with Path(args.source).open("rb") as stream:
@@ -124,7 +127,7 @@ def _show(args: argparse.Namespace, report: Report) -> None:
         output.warn(f"{count.number:,} × {loss.meaning} ({examples}{more})")
 
 
-def _as_json(args: argparse.Namespace, report: Report, destinations: list[Destination]) -> dict[str, Any]:
+def _as_json(args: argparse.Namespace, report: Report, stores: list[RangedStore]) -> dict[str, Any]:
     counters = report.counters
     return {
         "flist": str(args.flist),
@@ -140,10 +143,7 @@ def _as_json(args: argparse.Namespace, report: Report, destinations: list[Destin
             "sent_payload_bytes": counters.sent_size,
             "present": counters.present,
         },
-        "stores": [
-            {"first": destination.first, "last": destination.last, "url": destination.published}
-            for destination in destinations
-        ],
+        "stores": [{"first": ids.first, "last": ids.last, "url": url.published} for ids, url in stores],
         "losses": {
             loss.label: {"count": count.number, "examples": [output.text(path) for path in count.examples]}
             for loss, count in report.losses.items()

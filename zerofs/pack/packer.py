@@ -8,41 +8,34 @@ A run that ends early leaves chunks behind at most, which the next run finds.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from zerofs.chunk.codec import Codec
 from zerofs.errors import DestinationError
-from zerofs.flist.model import ChunkRef, FlistWriter, Kind, Route
+from zerofs.flist.model import ChunkRef, FlistWriter, Kind
 from zerofs.flist.writer import open_writer
-from zerofs.pack.destinations import Destination, router_text, routes
+from zerofs.pack.destinations import Publication
 from zerofs.pack.losses import Count, Loss, Losses
 from zerofs.pack.pipeline import Counters, Pipeline
 from zerofs.pack.pool import Pool
 from zerofs.pack.progress import Progress
 from zerofs.pack.tree import Node, records, walk
+from zerofs.store.ranged import RangedStores
 
 CODECS = {
     "rocksdb": Codec.SHA256_XXTEA,
     "sqlite": Codec.BLAKE2B128_XXTEA,
     "fl": Codec.BLAKE2B256_AESGCM,
 }
-_PROBE = b"0" * 64  # an id that nobody has
+_PROBES = [b"%02x" % first + b"0" * 62 for first in range(256)]  # ids that nobody has, one for every range
 
 
 class Source(Protocol):
     """Where a tree comes from: :class:`DirectorySource` or :class:`TarSource`."""
 
     def read(self, pipeline: Pipeline, progress: Progress) -> Node: ...
-
-
-class Publication(NamedTuple):
-    """What the flist says of its stores: a router file, or the routes of a fungi flist; or nothing."""
-
-    router: bytes | None = None
-    routes: Sequence[Route] = ()
 
 
 class Report(NamedTuple):
@@ -54,33 +47,22 @@ class Report(NamedTuple):
     losses: dict[Loss, Count]
 
 
-def publication(format: str, destinations: Sequence[Destination]) -> Publication:
-    """How a flist of `format` leads its readers to `destinations`.  Raises UsageError where it cannot."""
-    if format == "fl":
-        return Publication(routes=routes(destinations))
-    return Publication(router=router_text(destinations))
-
-
 def pack(
     source: Source,
     flist: Path,
     format: str,
-    destinations: Sequence[Destination],
+    stores: RangedStores,
     losses: Losses,
     progress: Progress,
     *,
     published: Publication,
     workers: int,
-    timeout: float,
 ) -> Report:
-    """Pack `source` into `flist`.  Raises ZerofsError; then there is no new flist.
-
-    `timeout`, in seconds, is the longest that a batch of chunks may wait for one store.
-    """
+    """Pack `source` into `flist`.  Raises ZerofsError; then there is no new flist."""
     check_destination(flist)
-    probe(destinations, timeout)
+    stores.missing(_PROBES)  # a store that cannot be used is known before the work
     with Pool(workers) as pool:
-        pipeline = Pipeline(CODECS[format], destinations, pool, timeout=timeout)
+        pipeline = Pipeline(CODECS[format], stores, pool)
         root = source.read(pipeline, progress)
         references = pipeline.finish()
     _write(open_writer(format, flist), root, references, published)
@@ -97,12 +79,6 @@ def check_destination(flist: Path) -> None:
         raise DestinationError(f"{parent}: there is no such directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise DestinationError(f"{parent}: may not be written to")
-
-
-def probe(destinations: Sequence[Destination], timeout: float) -> None:
-    """Ask each store something, so that one that cannot be used is known before the work."""
-    for destination in destinations:
-        destination.store.exists_many([_PROBE], time.monotonic() + timeout)
 
 
 def _write(

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from zerofs.chunk.codec import Codec, Encoded, encode
 from zerofs.flist.model import ChunkRef
-from zerofs.pack.destinations import Destination
 from zerofs.pack.pool import Pool
+from zerofs.store.ranged import RangedStores
 
 BATCH_BYTES = 4 << 20  # plain bytes
 BATCH_CHUNKS = 512
@@ -36,9 +35,9 @@ class Counters:
     size: int = 0
     unique: int = 0  # distinct chunks
     unique_size: int = 0
-    present: int = 0  # copies that a store held already
-    sent: int = 0  # copies written: a chunk may go to several stores
-    sent_size: int = 0  # payload bytes
+    present: int = 0  # distinct chunks that every store of their range held already
+    sent: int = 0  # distinct chunks that some store lacked
+    sent_size: int = 0  # payload bytes of these, counted once
 
 
 class _Slot(NamedTuple):
@@ -50,19 +49,13 @@ class _Slot(NamedTuple):
 
 
 class Pipeline:
-    """Stores chunks at `destinations`, encoded with `codec`, in the threads of `pool`.
+    """Puts chunks into `stores`, encoded with `codec`, in the threads of `pool`."""
 
-    `timeout`, in seconds, is the longest that one batch may wait for one destination.
-    """
-
-    def __init__(
-        self, codec: Codec, destinations: Sequence[Destination], pool: Pool, *, timeout: float
-    ) -> None:
+    def __init__(self, codec: Codec, stores: RangedStores, pool: Pool) -> None:
         self.counters = Counters()
         self._codec = codec
-        self._destinations = destinations
+        self._stores = stores
         self._pool = pool
-        self._timeout = timeout
         self._batch: list[_Slot] = []
         self._batch_size = 0
         self._claimed: dict[bytes, bytes] = {}  # print → the same object: who sets it encodes the chunk
@@ -96,8 +89,8 @@ class Pipeline:
 
     def _store(self, batch: list[_Slot]) -> None:
         fresh = [encoded for slot in batch if (encoded := self._encode(slot)) is not None]
-        for destination in self._destinations:
-            self._send(destination, [encoded for encoded in fresh if destination.takes(encoded.id)])
+        if fresh:
+            self._send(fresh)
         with self._lock:
             self.counters.chunks += len(batch)
             self.counters.size += sum(len(slot.plain) for slot in batch)
@@ -115,15 +108,12 @@ class Pipeline:
             self.counters.unique_size += len(slot.plain)
         return encoded
 
-    def _send(self, destination: Destination, chunks: list[Encoded]) -> None:
-        if not chunks:
-            return
-        deadline = time.monotonic() + self._timeout
-        there = destination.store.exists_many([chunk.id for chunk in chunks], deadline)
-        missing = [(chunk.id, chunk.payload) for chunk, found in zip(chunks, there, strict=True) if not found]
-        if missing:
-            destination.store.put_many(missing, deadline)
+    def _send(self, chunks: list[Encoded]) -> None:
+        missing = set(self._stores.missing([chunk.id for chunk in chunks]))
+        items = [(chunk.id, chunk.payload) for chunk in chunks if chunk.id in missing]
+        if items:
+            self._stores.put_many(items)
         with self._lock:
-            self.counters.present += len(chunks) - len(missing)
-            self.counters.sent += len(missing)
-            self.counters.sent_size += sum(len(payload) for _, payload in missing)
+            self.counters.present += len(chunks) - len(items)
+            self.counters.sent += len(items)
+            self.counters.sent_size += sum(len(payload) for _, payload in items)
