@@ -20,7 +20,11 @@ from zerofs.flist.model import CHUNK_SIZE, ChunkRef, Kind
 
 TREE = {
     "bin": {"sh": file("shell", mode=0o4755), "ls": link("../usr/bin/ls")},
-    "dev": {"null": device(Kind.CHARDEV, 1, 3), "loop": device(Kind.BLOCK, 7, 300), "pipe": device(Kind.FIFO, 0, 0)},
+    "dev": {
+        "null": device(Kind.CHARDEV, 1, 3),
+        "loop": device(Kind.BLOCK, 7, 300),
+        "pipe": device(Kind.FIFO, 0, 0),
+    },
     "empty": {},
     "big": file("big", size=CHUNK_SIZE * 2 + 5),
     "none": file(""),
@@ -103,7 +107,7 @@ def test_missing_record_shows_an_unreadable_directory(caplog: pytest.LogCaptureF
     index = compiled({"gone": None, "f": file("x")})
     row = index.resolve(b"gone")
     assert row is not None
-    assert index.node(row).count == MISSING and index.node(row).kind is Kind.DIR
+    assert index.node(row).length == MISSING and index.node(row).kind is Kind.DIR
     assert index.children(row) == []
     assert "no record of their own" in caplog.text
 
@@ -130,7 +134,9 @@ def test_of_equal_names_the_first_wins() -> None:
 
 
 def test_chunks_may_fall_short_but_not_go_beyond() -> None:
-    found = listing(compiled({"short": file("s", size=CHUNK_SIZE * 3, chunks=2), "long": file("l", size=5, chunks=4)}))
+    found = listing(
+        compiled({"short": file("s", size=CHUNK_SIZE * 3, chunks=2), "long": file("l", size=5, chunks=4)})
+    )
     assert len(found["short"][5]) == 2
     assert len(found["long"][5]) == 1
 
@@ -173,9 +179,20 @@ def test_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
 
 
 def _node(**changes: int) -> bytes:
-    fields = dict(
-        size=4096, mtime=0, ctime=0, first=0, count=0, mode=0o40755, uid=0, gid=0, nlink=2, rdev=0, block=0, parent=0
-    )
+    fields = {
+        "size": 4096,
+        "mtime": 0,
+        "ctime": 0,
+        "first": 0,
+        "count": 0,
+        "mode": 0o40755,
+        "uid": 0,
+        "gid": 0,
+        "nlink": 2,
+        "rdev": 0,
+        "block": 0,
+        "parent": 0,
+    }
     return NODE.pack(*{**fields, **changes}.values())
 
 
@@ -191,14 +208,20 @@ _HOSTILE = {
     "refs-outside": Tables(_node() + _node(mode=0o100644, count=3, block=4096), b"", b"", b"", b""),
     "ref-without-chunk": Tables(_node(), b"", b"", struct.pack("<I", 4), b""),
     "no-block-size": Tables(
-        _node() + _node(mode=0o100644, count=1), b"", b"", struct.pack("<I", 0), CHUNK.pack(b"", b"", 0, 0, 0, 1)
+        _node() + _node(mode=0o100644, count=1),
+        b"",
+        b"",
+        struct.pack("<I", 0),
+        CHUNK.pack(b"", b"", 0, 0, 0, 1),
     ),
     "target-outside": Tables(_node() + _node(mode=0o120777, first=1, count=5), b"", b"abc", b"", b""),
     "size-negative": Tables(_node(size=2**63), b"", b"", b"", b""),
     "parent-is-no-directory": Tables(_node(parent=1) + _node(mode=0o100644), b"", b"", b"", b""),
     "parent-outside": Tables(_node(parent=9), b"", b"", b"", b""),
     "id-outside": Tables(_node(), b"", b"abc", b"", CHUNK.pack(struct.pack("<QI", 1, 9), b"", 255, 0, 0, 1)),
-    "key-outside": Tables(_node(), b"", b"abc", b"", CHUNK.pack(b"", struct.pack("<QI", 2**63, 9), 0, 255, 0, 1)),
+    "key-outside": Tables(
+        _node(), b"", b"abc", b"", CHUNK.pack(b"", struct.pack("<QI", 2**63, 9), 0, 255, 0, 1)
+    ),
     "form-unknown": Tables(_node(), b"", b"", b"", CHUNK.pack(b"", b"", 40, 0, 0, 1)),
 }
 

@@ -35,7 +35,9 @@ def test_the_last_layer_is_on_top() -> None:
 
 
 def test_a_file_hides_everything_below_its_path() -> None:
-    found = layered({"d": {"deep": {"x": file("low")}}}, {"d": file("in the way")}, {"d": {"y": file("high")}})
+    found = layered(
+        {"d": {"deep": {"x": file("low")}}}, {"d": file("in the way")}, {"d": {"y": file("high")}}
+    )
     assert listing(found) == listing(compiled({"d": {"y": file("high")}}))
 
 
@@ -76,7 +78,7 @@ def test_a_graft_shows_the_new_tree(one: Tree, two: Tree, three: Tree) -> None:
 def test_unchanged_paths_keep_their_rows_and_old_rows_stay(one: Tree, two: Tree) -> None:
     before = compiled(one)
     _, after = swapped(before, two)
-    old, new = {path: row for path, row in before.walk()}, {path: row for path, row in after.walk()}
+    old, new = dict(before.walk()), dict(after.walk())
     before_list, after_list = listing(before), listing(after)
     for path, row in old.items():
         same_kind = path in new and before.node(row).kind is after.node(new[path]).kind

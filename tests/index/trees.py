@@ -8,7 +8,9 @@ from zerofs.flist.model import CHUNK_SIZE, Attributes, ChunkRef, Directory, Entr
 Tree = dict[str, object]
 
 
-def file(content: str = "", *, size: int | None = None, mode: int = 0o644, chunks: int | None = None) -> Entry:
+def file(
+    content: str = "", *, size: int | None = None, mode: int = 0o644, chunks: int | None = None
+) -> Entry:
     """A file whose chunks are named after `content`."""
     size = len(content) if size is None else size
     count = -(-size // CHUNK_SIZE) if chunks is None else chunks
@@ -73,6 +75,6 @@ def listing(index: Index) -> dict[str, tuple[object, ...]]:
         elif node.kind is Kind.FILE:
             detail = [index.chunk(number)[:2] for number in index.refs(row)]
         elif node.kind is Kind.DIR:
-            detail = "missing" if node.count == MISSING else node.count
+            detail = "missing" if node.length == MISSING else node.length
         found[path.decode()] = (node.kind, node.attributes, node.size, node.nlink, node.rdev, detail)
     return found

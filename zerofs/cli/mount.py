@@ -31,9 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     add_options(parser)
     parser.add_argument("flists", metavar="FLIST", nargs="*", help="flists, the last on top; as --meta")
     args = parser.parse_args(normalise(expand_fstab(arguments)))
-    *flists, target = [*map(str, [args.target]), *args.flists]
-    args.meta += flists
-    args.target = Path(target)
+    places = [str(args.target), *args.flists]  # the last is the mount point
+    args.meta += places[:-1]
+    args.target = Path(places[-1])
     return run_mount(
         "zerofs", mount_options(args, subtype="zerofs"), announcement=f"mounted at {args.target}"
     )

@@ -19,12 +19,47 @@ _SWITCHES = frozenset(
     ("ro", "reset", "daemon", "debug", "supervised", "allow-unverified", "timings", "version", "help")
 )
 _VALUES = frozenset(
-    ["meta", "backend", "cache", "storage-url", "local-router", "log", "pid", "engine", "prefetch", "timeout", "cache-size", "rw-size", "max-flist-size"]
+    [
+        "meta",
+        "backend",
+        "cache",
+        "storage-url",
+        "local-router",
+        "log",
+        "pid",
+        "engine",
+        "prefetch",
+        "timeout",
+        "cache-size",
+        "rw-size",
+        "max-flist-size",
+    ]
 )
 _KERNEL_OPTIONS = frozenset(
-    ["suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "relatime", "norelatime", "strictatime", "diratime", "nodiratime", "sync", "async", "dirsync", "allow_other", "default_permissions"]
+    [
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "atime",
+        "noatime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "diratime",
+        "nodiratime",
+        "sync",
+        "async",
+        "dirsync",
+        "allow_other",
+        "default_permissions",
+    ]
 )
-_FSTAB_OPTIONS = frozenset(["defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "rw", "_netdev"])
+_FSTAB_OPTIONS = frozenset(
+    ["defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "rw", "_netdev"]
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +124,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="mount options: suid, dev, …; the options above work here too, as in fstab",
     )
     add("--timings", action="store_true", help="say where the time until the mount went")
-    add("target", metavar="MOUNTPOINT", type=Path, help="directory to mount at")  # fmt: skip
+    add("target", metavar="MOUNTPOINT", type=Path, help="directory to mount at")
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

@@ -76,6 +76,8 @@ def _open_log(path: Path | None, *, debug: bool) -> None:
     try:
         handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
     except OSError as error:
-        raise BackendError(f"cannot log to {path}: {error.strerror}", hint="give another file with --log") from error
+        raise BackendError(
+            f"cannot log to {path}: {error.strerror}", hint="give another file with --log"
+        ) from error
     handler.setFormatter(logging.Formatter(_DEBUG_FORMAT if debug else _FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.INFO)

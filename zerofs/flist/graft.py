@@ -88,8 +88,8 @@ class _Grafter:
                 first = self._add_children(entries)
             else:
                 first = self._base.node(old_row).first
-            count = MISSING if node.count == MISSING else len(entries)
-            node = node._replace(first=first, count=count, parent=parent)
+            count = MISSING if node.length == MISSING else len(entries)
+            node = node._replace(first=first, length=count, parent=parent)
             if old_row is not None and (changed or not _same_attributes(self._base.node(old_row), node)):
                 self._graft.rows.append(row)
             self._put(row, node)
@@ -115,7 +115,7 @@ class _Grafter:
 
     def _append(self, new: int, node: Node, parent: int) -> int:
         row = len(self._nodes) // NODE.size
-        first, count = 0, node.count
+        first, count = 0, node.length
         if node.kind is Kind.LINK:
             first = self._names.add(self._tree.target(new))
         elif node.kind is Kind.FILE:
@@ -132,13 +132,13 @@ class _Grafter:
     def _put(self, row: int, node: Node) -> None:
         NODE.pack_into(
             self._nodes, row * NODE.size,
-            node.size, node.mtime, node.ctime, node.first, node.count, node.mode,
+            node.size, node.mtime, node.ctime, node.first, node.length, node.mode,
             node.uid, node.gid, node.nlink, node.rdev, node.block_size, node.parent,
         )  # fmt: skip
 
 
 def _same_attributes(one: Node, other: Node) -> bool:
-    return one[:9] == other[:9] and one.count == other.count
+    return one[:9] == other[:9] and one.length == other.length
 
 
 def _contents(index: Index, row: int) -> list[tuple[bytes, bytes]]:

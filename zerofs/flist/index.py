@@ -86,7 +86,7 @@ class Node(NamedTuple):
     block_size: int
     parent: int
     first: int
-    count: int
+    length: int  # the row's count; MISSING for a directory without a record
 
     @property
     def kind(self) -> Kind:
@@ -224,14 +224,12 @@ def _write(descriptor: int, tables: Tables) -> None:
     checksum = xxhash.xxh3_64()
     for piece in pieces:
         checksum.update(piece)
-    total = sum(
-        fields[0] for fields in NODE.iter_unpack(tables.nodes) if fields[5] & 0o170000 == Kind.FILE
-    )
+    total = sum(fields[0] for fields in NODE.iter_unpack(tables.nodes) if fields[5] & 0o170000 == Kind.FILE)
     header = HEADER.pack(
         MAGIC, VERSION, HEADER_SIZE, at, tables.content_hash(), checksum.intdigest(), *sections, total, 0
     ).ljust(HEADER_SIZE - CHECKSUM.size, b"\0")
     header += CHECKSUM.pack(xxhash.xxh3_64_intdigest(header))
-    with open(descriptor, "wb", closefd=False) as file:  # noqa: PTH123 - a descriptor, not a path
+    with open(descriptor, "wb", closefd=False) as file:
         file.write(header)
         for piece in pieces:
             file.write(piece)

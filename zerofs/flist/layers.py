@@ -33,7 +33,7 @@ class LayeredReader:
         """The union of the rows that `key` names, topmost first."""
         parts = [(self._layers[number], row) for number, row in _rows(key)]
         top, top_row = parts[0]
-        if top.node(top_row).count == MISSING:
+        if top.node(top_row).length == MISSING:
             return None
         merged: dict[bytes, Entry] = {}
         below: dict[bytes, list[tuple[int, int]]] = {}

@@ -19,8 +19,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from zerofs.errors import CacheError, FlistCorruptError
 from zerofs.flist.index import VERSION, Index, Tables, write_index
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 _MEMO_VERSION = 1
 
 
-class LoadedFlist(NamedTuple):
+@dataclass(frozen=True)
+class LoadedFlist:
     """A flist, ready to be mounted."""
 
     argument: str  # as the user named it
@@ -82,7 +84,9 @@ def load_layers(indexes: Sequence[Index], state: Path) -> Index:
         return indexes[0]
     from zerofs.flist.layers import LayeredReader
 
-    digest = hashlib.blake2b(b"".join(index.content_hash for index in indexes), digest_size=32, person=b"layers")
+    digest = hashlib.blake2b(
+        b"".join(index.content_hash for index in indexes), digest_size=32, person=b"layers"
+    )
     memo_path = state / f"{digest.hexdigest()}.json"
     memo = _read_memo(memo_path)
     index = _mapped(state, memo["content"]) if memo is not None else None

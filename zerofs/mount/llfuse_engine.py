@@ -80,7 +80,7 @@ class LlfuseEngine:
 
         try:
             llfuse.main(workers=WORKERS, handle_signals=False)
-        except BaseException as error:  # noqa: BLE001 - the mount is gone whatever it was: say so, and end
+        except BaseException as error:
             log.exception("the FUSE session ended by an error")
             self._failure = error
 

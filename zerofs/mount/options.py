@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DEFAULT_BACKEND = Path("/tmp/backend")  # noqa: S108 - the drop-in command's documented default
+DEFAULT_BACKEND = Path("/tmp/backend")
 DEFAULT_TIMEOUT = 30.0  # seconds
 ENGINES = ("auto", "fast", "llfuse")
 

@@ -68,7 +68,9 @@ class _Service:
     def set_up(self) -> None:
         options = self._options
         if options.read_only and not options.meta:
-            raise UsageError("--ro without --meta: there is nothing to mount", hint="name a flist with --meta")
+            raise UsageError(
+                "--ro without --meta: there is nothing to mount", hint="name a flist with --meta"
+            )
         self._target = _prepare_target(options)
         self._backend = self._stack.enter_context(_open_backend(options))
         if options.reset and options.meta:
@@ -91,7 +93,9 @@ class _Service:
     def _mount_overlay(self, backend: Backend) -> None:
         from zerofs.mount.overlay import mount_overlay
 
-        self._overlay = mount_overlay(backend, self._target, flags=_overlay_flags(self._options.mount_options))
+        self._overlay = mount_overlay(
+            backend, self._target, flags=_overlay_flags(self._options.mount_options)
+        )
         self._stack.callback(self._overlay.close)
         self._timings.mark("overlay")
 
@@ -164,7 +168,7 @@ class Timings:
 
 
 def _process_start() -> float:
-    """When this process was started, on the clock of time.monotonic (in 10 ms steps, as the kernel counts)."""
+    """When this process was started, on the clock of time.monotonic; the kernel counts in 10 ms steps."""
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return since_boot - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
@@ -217,7 +221,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _overlay_flags(chosen: frozenset[str]) -> int:
-    """The mount flags of the union: set-user-id programs and devices work unless the caller says otherwise."""
+    """The mount flags of the union: set-user-id programs and devices work unless told otherwise."""
     flags = {"nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC, "noatime": MS_NOATIME}
     return sum(flag for name, flag in flags.items() if name in chosen)
 
