@@ -1,0 +1,353 @@
+"""The fetcher: whoever needs a chunk that is not in the cache asks here, and gets bytes or an error.
+
+Place in the way of a read: below the engine, above the router.  `read` waits; behind it, one flight per
+chunk goes to the router, is decoded and verified, wakes all who wait, and goes on into the cache.
+
+Every wait has an end: the deadline belongs to the chunk, starting with its first reader.  A failure is
+remembered for a few seconds and answered from memory, because the kernel sends a failing read twice.
+
+Threads: callers in any number; a few fetch threads, started when they are first needed, each with a
+batch of chunks at a time (see `flight`); the cache's writer (see `memory`).  Chunks that are requested
+in the background are fetched when no reader waits, and one thread of several is kept free of them.
+`_lock` guards the tables of flights and failures, the queue and the counters.  Nothing is fetched,
+decoded, read from the cache or waited for under it but work for a fetch thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from zerofs.chunk.codec import Codec, cache_name, codec_of, decode
+from zerofs.errors import ChunkError, StoreError, StoreTimeoutError, ZerofsError
+from zerofs.fetch.flight import Flight, FlightQueue
+from zerofs.fetch.memory import ChunkMemory
+from zerofs.flist.model import Chunk
+
+if TYPE_CHECKING:
+    from zerofs.cache.lmdb import ChunkCache
+
+logger = logging.getLogger(__name__)
+
+FAILURE_MEMORY = 3.0  # seconds
+MOST_FAILURES = 4096  # remembered at a time
+CLOSE_PATIENCE = 1.0  # seconds for fetch threads that are decoding
+
+
+class ChunkSource(Protocol):
+    """What the fetcher needs of a router."""
+
+    def fetch_many(
+        self,
+        ids: Sequence[bytes],
+        accept: Callable[[int, bytes], None],
+        fail: Callable[[int, ZerofsError], None],
+        deadline: float,
+    ) -> None:
+        """Hand each payload to `accept`, which refuses it by a ChunkError, or each error to `fail`."""
+        ...
+
+
+@dataclass(slots=True)
+class FetchStats:
+    """Counts since the start.  Chunks, where nothing else is said."""
+
+    demanded: int = 0  # calls of `read`
+    from_memory: int = 0  # calls answered by a chunk on its way into the cache, or one without a place there
+    from_cache: int = 0  # calls, and flights, that found the chunk in the cache after all
+    joined: int = 0  # calls that waited for a flight of another
+    remembered_failures: int = 0  # calls answered by an earlier failure
+    requested: int = 0  # in the background
+    fetched: int = 0
+    fetched_bytes: int = 0  # as they came from a store
+    plain_bytes: int = 0
+    failures: int = 0  # flights that ended in an error
+    timeouts: int = 0  # calls that ended at the chunk's deadline
+    verify_failures: int = 0  # payloads that were refused
+    cached: int = 0
+    uncached: int = 0
+
+
+class _ClosingError(Exception):
+    """Ends a fetch whose result nobody wants any more."""
+
+
+class Fetcher:
+    """Fetches chunks from `router` and brings them into `cache` (None: they are only served).
+
+    `timeout`: seconds that a read may wait.  `threads`: at most so many fetch at the same time.
+    """
+
+    def __init__(
+        self,
+        router: ChunkSource,
+        cache: ChunkCache | None,
+        *,
+        timeout: float = 30.0,
+        threads: int = 4,
+        allow_unverified: bool = False,
+    ) -> None:
+        self._router = router
+        self._cache = cache
+        self._timeout = timeout
+        self._most_threads = max(1, threads)
+        self._allow_unverified = allow_unverified
+        self._memory = ChunkMemory(cache)
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._queue = FlightQueue()
+        self._flights: dict[Chunk, Flight] = {}
+        self._failures: dict[Chunk, tuple[float, ZerofsError]] = {}  # until when, what
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._ahead = 0  # threads that work for the background
+        self._stats = FetchStats()
+        self._closing = False
+
+    def read(self, chunk: Chunk) -> bytes:
+        """The plain bytes of `chunk`.  Waits for them, at most until the chunk's deadline.
+
+        Raises the ZerofsError that says why there are none.
+        """
+        name = _memory_name(chunk)
+        with self._lock:
+            self._stats.demanded += 1
+            found = self._known(chunk, name)
+        if found is None:
+            found = self._from_cache(name)
+        if found is None:
+            with self._lock:
+                found = self._known(chunk, name)
+                if found is None:
+                    found = self._launch(chunk, name)
+        return found if isinstance(found, bytes) else self._wait(found)
+
+    def request(self, chunks: Iterable[Chunk]) -> int:
+        """Fetch `chunks` into the cache when no reader waits; returns how many were accepted."""
+        accepted = 0
+        for chunk in chunks:
+            name = _memory_name(chunk)
+            with self._lock:
+                if self._closing or chunk in self._flights or self._memory.find(name) is not None:
+                    continue
+                flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=False)
+                if not self._queue.add(flight):
+                    break
+                self._enqueued(flight)
+                self._stats.requested += 1
+            accepted += 1
+        return accepted
+
+    def stats(self) -> FetchStats:
+        cached, uncached = self._memory.stats()
+        with self._lock:
+            return replace(self._stats, cached=cached, uncached=uncached)
+
+    def close(self) -> None:
+        """Fail whoever waits, end all threads and commit what is decoded."""
+        with self._lock:
+            self._closing = True
+            self._queue.clear()
+            for flight in self._flights.values():
+                flight.land(error=_closing_error())
+            self._flights.clear()
+            self._work.notify_all()
+            threads = list(self._threads)
+        deadline = time.monotonic() + CLOSE_PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._memory.close()
+
+    # -- readers -----------------------------------------------------------------------------
+
+    def _known(self, chunk: Chunk, name: bytes) -> bytes | Flight | None:
+        """Bytes in memory, or a flight to wait for; raises a remembered failure.  Under the lock."""
+        if (plain := self._memory.find(name)) is not None:
+            self._stats.from_memory += 1
+            return plain
+        if failure := self._failures.get(chunk):
+            until, error = failure
+            if time.monotonic() < until:
+                self._stats.remembered_failures += 1
+                raise _again(error)
+            del self._failures[chunk]
+        flight = self._flights.get(chunk)
+        if flight is not None:
+            self._stats.joined += 1
+            if not flight.demanded:
+                if not flight.taken:
+                    flight.deadline = time.monotonic() + self._timeout
+                self._queue.promote(flight)
+                self._wake_threads()
+        return flight
+
+    def _from_cache(self, name: bytes) -> bytes | None:
+        """A copy of what the cache holds: somebody may have put it there since the caller looked."""
+        if self._cache is None:
+            return None
+        with self._cache.snapshot() as snapshot:
+            view = snapshot.find(name)
+            plain = None if view is None else bytes(view)
+        if plain is not None:
+            with self._lock:
+                self._stats.from_cache += 1
+        return plain
+
+    def _launch(self, chunk: Chunk, name: bytes) -> Flight:
+        """Start a flight that somebody waits for.  Under the lock."""
+        if self._closing:
+            raise _closing_error()
+        flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=True)
+        self._queue.add(flight)
+        self._enqueued(flight)
+        return flight
+
+    def _wait(self, flight: Flight) -> bytes:
+        if not flight.wait():
+            error = StoreTimeoutError(f"a chunk did not arrive within {self._timeout:g} s")
+            with self._lock:
+                self._stats.timeouts += 1
+            self._land(flight, error=error)
+        if flight.plain is not None:
+            return flight.plain
+        assert flight.error is not None
+        raise _again(flight.error)
+
+    # -- flights -----------------------------------------------------------------------------
+
+    def _enqueued(self, flight: Flight) -> None:
+        self._flights[flight.chunk] = flight
+        self._wake_threads()
+
+    def _wake_threads(self) -> None:
+        if len(self._queue) > self._idle and len(self._threads) < self._most_threads:
+            # A daemon: a store that does not answer must not keep the process from ending.
+            thread = threading.Thread(target=self._run, name=f"fetch-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._work.notify()
+
+    def _land(self, flight: Flight, *, plain: bytes | None = None, error: ZerofsError | None = None) -> None:
+        """End a flight.  A late result of one that has timed out is kept, a late error is not."""
+        if plain is not None:
+            self._memory.keep(flight.name, plain, cacheable=codec_of(flight.chunk.key) is not Codec.UNKNOWN)
+        with self._lock:
+            if flight.landed:
+                return
+            if self._flights.get(flight.chunk) is flight:
+                del self._flights[flight.chunk]
+            if error is not None:
+                self._stats.failures += 1
+                if flight.demanded:
+                    self._remember(flight.chunk, error)
+            flight.land(plain=plain, error=error)
+
+    def _remember(self, chunk: Chunk, error: ZerofsError) -> None:
+        now = time.monotonic()
+        if len(self._failures) >= MOST_FAILURES:
+            self._failures = {key: value for key, value in self._failures.items() if value[0] > now}
+        if len(self._failures) < MOST_FAILURES:
+            self._failures[chunk] = (now + FAILURE_MEMORY, error)
+
+    # -- fetch threads -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            batch, ahead = self._next_batch()
+            if not batch:
+                return
+            self._fetch(batch)
+            with self._lock:
+                self._ahead -= ahead
+
+    def _next_batch(self) -> tuple[list[Flight], bool]:
+        """What this thread is to fetch, and whether it is for the background; empty when it is to end."""
+        with self._lock:
+            while not self._closing:
+                free = 1 + self._idle + self._most_threads - len(self._threads)
+                may_run_ahead = self._ahead < max(1, self._most_threads - 1)
+                batch = self._queue.take(free, ahead=may_run_ahead)
+                if batch:
+                    ahead = not batch[0].demanded
+                    self._ahead += ahead
+                    return batch, ahead
+                self._idle += 1
+                self._work.wait()
+                self._idle -= 1
+            return [], False
+
+    def _fetch(self, batch: list[Flight]) -> None:
+        """Bring every flight of `batch` to its end."""
+        flights = [flight for flight in batch if not self._settle_early(flight)]
+        error: ZerofsError = StoreError("no store answered for a chunk")
+
+        def accept(index: int, payload: bytes) -> None:
+            self._accept(flights[index], payload)
+
+        def fail(index: int, error: ZerofsError) -> None:
+            self._land(flights[index], error=error)
+
+        try:
+            if flights:
+                ids = [flight.chunk.id for flight in flights]
+                self._router.fetch_many(ids, accept, fail, max(flight.deadline for flight in flights))
+        except _ClosingError:
+            error = _closing_error()
+        except ZerofsError as caught:
+            error = caught
+        except Exception:
+            logger.exception("fetching %d chunks failed unexpectedly", len(flights))
+        for flight in flights:
+            if not flight.landed:
+                self._land(flight, error=error)
+
+    def _settle_early(self, flight: Flight) -> bool:
+        """Whether a flight needs no fetching: too late, or the chunk has come into the cache by now."""
+        if not flight.demanded:
+            flight.deadline = time.monotonic() + self._timeout
+        elif time.monotonic() >= flight.deadline:
+            return True  # its readers see to it
+        plain = self._from_cache(flight.name)
+        if plain is None:
+            return False
+        with self._lock:
+            if self._flights.pop(flight.chunk, None) is flight:
+                flight.land(plain=plain)
+        return True
+
+    def _accept(self, flight: Flight, payload: bytes) -> None:
+        """Decode and verify a payload, and serve it.  Raises ChunkError for one that is wrong."""
+        if self._closing:
+            raise _ClosingError
+        chunk = flight.chunk
+        try:
+            plain = decode(chunk.key, payload, chunk.size, allow_unverified=self._allow_unverified)
+        except ChunkError:
+            with self._lock:
+                self._stats.verify_failures += 1
+            raise
+        with self._lock:
+            self._stats.fetched += 1
+            self._stats.fetched_bytes += len(payload)
+            self._stats.plain_bytes += len(plain)
+        self._land(flight, plain=plain)
+        self._memory.wait_for_room()
+
+
+def _memory_name(chunk: Chunk) -> bytes:
+    """Names the plain bytes of a chunk.  An unverifiable key proves nothing: there the id counts, too."""
+    name = cache_name(chunk.key)
+    return name + chunk.id if name[0] == Codec.UNKNOWN else name
+
+
+def _again(error: ZerofsError) -> ZerofsError:
+    """An error for one more reader: raising one object in many threads would pile up tracebacks."""
+    return type(error)(str(error), hint=error.hint)
+
+
+def _closing_error() -> ZerofsError:
+    return StoreError("the mount is coming down", hint="")

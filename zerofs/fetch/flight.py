@@ -1,0 +1,112 @@
+"""One chunk on its way, and the queue of those that no thread has taken yet.
+
+Place: `fetcher` makes a :class:`Flight` for a chunk that somebody wants and nobody has, however many
+wait for it; its threads take flights from the :class:`FlightQueue` in batches.
+
+The queue and the fields of a flight are guarded by the fetcher's lock; only waiting is done without it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from zerofs.errors import ZerofsError
+from zerofs.flist.model import Chunk
+
+MOST_CHUNKS = 64  # in a batch: small ones, pipelined in one go
+MOST_BYTES = 8 << 20  # plain bytes in a batch: sixteen large ones
+MOST_BYTES_AHEAD = 2 << 20  # in a background batch, so that a thread is soon free for a reader
+MOST_AHEAD = 4096  # flights that wait in the background; more are not accepted
+
+
+class Flight:
+    """A chunk that is wanted.  It lands with `plain` or with `error`, once."""
+
+    __slots__ = ("_landed", "chunk", "deadline", "demanded", "error", "name", "plain", "taken")
+
+    def __init__(self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool) -> None:
+        self.chunk = chunk
+        self.name = name
+        self.deadline = deadline  # time.monotonic(); that of the chunk, whoever waits for it
+        self.demanded = demanded  # a reader waits for it
+        self.taken = False
+        self.plain: bytes | None = None
+        self.error: ZerofsError | None = None
+        self._landed = threading.Event()
+
+    @property
+    def landed(self) -> bool:
+        return self._landed.is_set()
+
+    def land(self, *, plain: bytes | None = None, error: ZerofsError | None = None) -> None:
+        """Wake everybody who waits."""
+        self.plain = plain
+        self.error = error
+        self._landed.set()
+
+    def wait(self) -> bool:
+        """Wait until it has landed, at most until its deadline; whether it has."""
+        return self._landed.wait(max(0.0, self.deadline - time.monotonic()))
+
+
+class FlightQueue:
+    """Flights in the order of their demand; those in the background only when no reader waits."""
+
+    def __init__(self) -> None:
+        self._demand: deque[Flight] = deque()
+        self._ahead: deque[Flight] = deque()
+
+    def __len__(self) -> int:
+        return len(self._demand) + len(self._ahead)
+
+    def add(self, flight: Flight) -> bool:
+        """Queue a flight; False where there is no room left in the background."""
+        if flight.demanded:
+            self._demand.append(flight)
+        elif len(self._ahead) < MOST_AHEAD:
+            self._ahead.append(flight)
+        else:
+            return False
+        return True
+
+    def promote(self, flight: Flight) -> None:
+        """A reader waits for a flight of the background now."""
+        flight.demanded = True
+        if not flight.taken:
+            self._demand.append(flight)  # the other queue skips it
+
+    def take(self, threads: int, *, ahead: bool) -> list[Flight]:
+        """A batch for one of `threads` that are free to share what is queued; empty where nothing is.
+
+        `ahead`: whether it may come from the background.
+        """
+        share = -(-len(self._demand) // max(1, threads))
+        batch = _take(self._demand, min(share, MOST_CHUNKS), MOST_BYTES)
+        if not batch and ahead:
+            batch = _take(self._ahead, MOST_CHUNKS, MOST_BYTES_AHEAD)
+        return batch
+
+    def clear(self) -> Iterable[Flight]:
+        """Empty it; returns what was in it."""
+        left = [*self._demand, *self._ahead]
+        self._demand.clear()
+        self._ahead.clear()
+        return left
+
+
+def _take(queue: deque[Flight], most_chunks: int, most_bytes: int) -> list[Flight]:
+    batch: list[Flight] = []
+    size = 0
+    while queue and len(batch) < most_chunks:
+        flight = queue[0]
+        if not flight.taken:
+            size += flight.chunk.size
+            if batch and size > most_bytes:
+                break
+            flight.taken = True
+            batch.append(flight)
+        queue.popleft()
+    return batch
