@@ -87,6 +87,7 @@ def test_destination_that_cannot_be_written(tmp_path: Path, format: str) -> None
     with pytest.raises(ZerofsError, match="cannot write"):
         writer.finish()
     assert list((tmp_path / "work").iterdir()) == []
+    writer.abort()
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -50,7 +50,7 @@ def download(
     except urllib.error.HTTPError as error:
         error.close()
         kind = FlistNotFoundError if error.code in (404, 410) else FlistError
-        raise kind(f"cannot fetch {shown}: the server answers {error.code} {error.reason}") from error
+        raise kind(f"cannot fetch {shown}: the server answers {error.code}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise FlistError(f"cannot fetch {shown}: {reason}", hint="check the URL and the network") from error

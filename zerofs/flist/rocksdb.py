@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,10 @@ class RocksdbWriter(RecordWriter):
         return [Member(path.name, path) for path in database_files(self._scratch.path)]
 
     def _discard(self) -> None:
-        self._database.close()
+        from rocksdict import DbClosedError
+
+        with suppress(DbClosedError):  # by an attempt to finish
+            self._database.close()
 
     @contextmanager
     def _building(self) -> Iterator[None]:
