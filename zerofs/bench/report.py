@@ -12,8 +12,9 @@ from typing import IO, Any
 
 from zerofs.bench.runner import Result, Row
 from zerofs.bench.samples import Spread
+from zerofs.bench.subjects import SUBJECTS
 
-_WIDTH = 120  # of a table that goes to no terminal
+_WIDTH = 140  # of a table that goes to no terminal
 
 
 def _quantity(value: float, unit: str) -> str:
@@ -25,7 +26,8 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _times(value: Spread) -> str:
-    return f"×{value.median:.2f} ({value.low:.2f}–{value.high:.2f})"
+    text = f"×{value.median:.2f}"
+    return text if value.low == value.high else f"{text} ({value.low:.2f}–{value.high:.2f})"
 
 
 def _cell(result: Result, row: Row | None) -> str:
@@ -50,11 +52,12 @@ def print_table(
     from rich.table import Table
 
     console = Console(file=output, width=None if output.isatty() else _WIDTH, highlight=False)
-    names = list(dict.fromkeys(row.subject for result in results for row in result.rows))
+    present = {row.subject for result in results for row in result.rows}
+    names = [kind.name for kind in SUBJECTS if kind.name in present]
     table = Table(
         box=SIMPLE_HEAD, title="medians; × the plain directory, median (least–greatest of the runs)"
     )
-    table.add_column("scenario")
+    table.add_column("scenario", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", style="bold" if name == "zerofs" else "")
     for result in results:
