@@ -10,7 +10,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.errno cimport EINVAL, EIO, EISDIR, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS
+from libc.errno cimport EINVAL, EIO, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 
@@ -496,6 +496,8 @@ cdef class Operations:
             return self._entry(row)
         if name == b"..":
             return self._entry(self.index.nodes[row].parent)
+        if PyBytes_GET_SIZE(name) > 255:  # newer kernels pass on what they used to refuse
+            raise self._error(ENAMETOOLONG)
         if self.lingering:
             old = self.lingering.get((row, name))
             if old is not None:
@@ -694,6 +696,7 @@ cdef class Operations:
         stats.f_bfree = stats.f_bavail = 0
         stats.f_files = self.index.node_count
         stats.f_ffree = stats.f_favail = 0
+        stats.f_namemax = 255
         return stats
 
     def access(self, uint64_t inode, mode, ctx):

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 WORKERS = 16
 READAHEAD_KIB = 1024  # two chunks ahead; the kernel's default of 128 KiB caps sequential reads
-_END_TIMEOUT = 5.0  # seconds that the workers get to end after the unmount
+_END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy and is only detached
 
 
 class LlfuseEngine:
@@ -108,7 +108,7 @@ class LlfuseEngine:
             unmount(self.mountpoint)
             self._thread.join(_END_TIMEOUT)
             if self._thread.is_alive():
-                log.warning("%s was busy: it is detached and goes with its last user", self.mountpoint)
+                log.info("%s still has users, who lose it now", self.mountpoint)
                 return  # the session still runs: tearing it down under its workers would crash
         elif self._thread is None:
             unmount(self.mountpoint)
