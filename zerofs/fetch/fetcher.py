@@ -236,6 +236,8 @@ class Fetcher:
         if plain is not None:
             self._memory.keep(flight.name, plain, cacheable=codec_of(flight.chunk.key) is not Codec.UNKNOWN)
         with self._lock:
+            if plain is not None:
+                self._failures.pop(flight.chunk, None)
             if flight.landed:
                 return
             if self._flights.get(flight.chunk) is flight:

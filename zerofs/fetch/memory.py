@@ -48,7 +48,8 @@ class ChunkMemory:
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._recent_bytes = 0
         self._writer: threading.Thread | None = None
-        self._stuck = False
+        self._stuck = False  # the writer has not moved for a while
+        self._warned = False
         self._closing = False
         self._cached = self._uncached = 0
 
@@ -75,8 +76,12 @@ class ChunkMemory:
     def wait_for_room(self) -> None:
         """Wait until what is pending is below its bound: back-pressure for who decodes."""
         with self._changed:
-            if not self._stuck and not self._changed.wait_for(self._has_room, PATIENCE):
-                self._stuck = True
+            if self._changed.wait_for(self._has_room, PATIENCE):
+                return
+            self._stuck = True
+            self._changed.notify_all()
+            if not self._warned:
+                self._warned = True
                 logger.warning("the cache takes no chunks at the moment; they are served without it")
 
     def stats(self) -> MemoryStats:
@@ -96,7 +101,7 @@ class ChunkMemory:
     # -- under _changed ----------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return self._closing or self._pending_bytes < MOST_PENDING
+        return self._closing or self._stuck or self._pending_bytes < MOST_PENDING
 
     def _keep_recent(self, name: bytes, plain: bytes) -> None:
         self._uncached += 1

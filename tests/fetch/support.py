@@ -1,0 +1,87 @@
+"""A store that does what a test tells it, with the interface of the router."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from zerofs.chunk.codec import Codec, encode
+from zerofs.errors import ChunkError, ChunkMissingError, ZerofsError
+from zerofs.flist.model import Chunk
+
+LARGE = 512 * 1024
+
+
+def plain_of(number: int, size: int = 3000) -> bytes:
+    return hashlib.shake_128(number.to_bytes(4, "big")).digest(size)
+
+
+class FakeRouter:
+    """Holds payloads; each id may have several, tried in order.  Blocks while `gate` is cleared."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[bytes, list[bytes]] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: ZerofsError | None = None
+        self.asked: list[list[bytes]] = []
+        self.entered = threading.Semaphore(0)  # released once per call
+
+    def add(self, number: int, size: int = 3000, codec: Codec = Codec.BLAKE2B128_XXTEA) -> Chunk:
+        """Store a chunk whose bytes are `plain_of`."""
+        encoded = encode(codec, plain_of(number, size))
+        self.payloads[encoded.id] = [encoded.payload]
+        return Chunk(encoded.id, encoded.key, size)
+
+    def fetch_many(
+        self,
+        ids: Sequence[bytes],
+        accept: Callable[[int, bytes], None],
+        fail: Callable[[int, ZerofsError], None],
+        deadline: float,
+    ) -> None:
+        self.asked.append(list(ids))
+        self.entered.release()
+        self.gate.wait()
+        for index, chunk_id in enumerate(ids):
+            error: ZerofsError = self.failure or ChunkMissingError("no destination holds it")
+            for payload in [] if self.failure else self.payloads.get(chunk_id, []):
+                try:
+                    accept(index, payload)
+                    break
+                except ChunkError as refused:
+                    error = refused
+            else:
+                fail(index, error)
+
+    def count(self, chunk: Chunk) -> int:
+        """How often a chunk was asked for."""
+        return sum(ids.count(chunk.id) for ids in self.asked)
+
+
+def in_threads(count: int, call: Callable[[int], object]) -> list[object]:
+    """`call(n)` in as many threads at once; what each returned or raised."""
+    results: list[object] = [None] * count
+
+    def run(number: int) -> None:
+        try:
+            results[number] = call(number)
+        except ZerofsError as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread does; fails a test that would hang."""
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up, "it never happened"
+        time.sleep(0.002)

@@ -1,0 +1,63 @@
+"""How waiting flights are shared out in batches."""
+
+from __future__ import annotations
+
+from zerofs.fetch import flight as flight_module
+from zerofs.fetch.flight import Flight, FlightQueue
+from zerofs.flist.model import Chunk
+
+
+def flights(queue: FlightQueue, sizes: list[int], *, demanded: bool = True) -> list[Flight]:
+    made = [Flight(Chunk(b"%d" % n, b"", size), b"", 0.0, demanded=demanded) for n, size in enumerate(sizes)]
+    assert all(queue.add(flight) for flight in made)
+    return made
+
+
+def test_an_empty_queue_gives_nothing() -> None:
+    assert FlightQueue().take(1, ahead=True) == []
+
+
+def test_free_threads_share_what_is_queued_in_order() -> None:
+    queue = FlightQueue()
+    made = flights(queue, [100] * 10)
+    assert queue.take(4, ahead=False) == made[:3]
+    assert queue.take(3, ahead=False) == made[3:6]
+    assert queue.take(1, ahead=False) == made[6:]
+
+
+def test_a_batch_is_bounded_by_count_and_bytes() -> None:
+    queue = FlightQueue()
+    flights(queue, [10] * 200)
+    assert len(queue.take(1, ahead=False)) == flight_module.MOST_CHUNKS
+    queue = FlightQueue()
+    flights(queue, [512 * 1024] * 50)
+    assert len(queue.take(1, ahead=False)) == 16
+    queue = FlightQueue()
+    flights(queue, [100 << 20] * 2)
+    assert len(queue.take(1, ahead=False)) == 1
+
+
+def test_demand_goes_first_and_the_background_in_small_batches() -> None:
+    queue = FlightQueue()
+    ahead = flights(queue, [512 * 1024] * 10, demanded=False)
+    demand = flights(queue, [10])
+    assert queue.take(1, ahead=True) == demand
+    assert queue.take(1, ahead=False) == []
+    assert queue.take(1, ahead=True) == ahead[:4]
+
+
+def test_a_promoted_flight_is_taken_once() -> None:
+    queue = FlightQueue()
+    ahead = flights(queue, [10] * 3, demanded=False)
+    queue.promote(ahead[1])
+    assert ahead[1].demanded
+    assert queue.take(1, ahead=True) == [ahead[1]]
+    assert queue.take(1, ahead=True) == [ahead[0], ahead[2]]
+    assert queue.take(1, ahead=True) == []
+
+
+def test_the_background_is_bounded() -> None:
+    queue = FlightQueue()
+    flights(queue, [1] * flight_module.MOST_AHEAD, demanded=False)
+    assert not queue.add(Flight(Chunk(b"", b"", 1), b"", 0.0, demanded=False))
+    assert queue.add(Flight(Chunk(b"", b"", 1), b"", 0.0, demanded=True))
