@@ -61,8 +61,8 @@ def detach(*, log: Path | None, pid_file: Path | None = None, announce: str = ""
     """Go to the background.  Returns in the child alone; the caller's process ends in here.
 
     From then on stdout and stderr of the child are appended to `log` (None: thrown away) and stdin is
-    empty; SIGHUP is ignored until somebody handles it.  `pid_file` holds the child's process id from before it is
-    ready.  `announce` is what the caller's process prints on stdout once the mount can be used.
+    empty; SIGHUP is ignored until somebody handles it.  `pid_file` holds the child's process id from before
+    it is ready.  `announce` is what the caller's process prints on stdout once the mount can be used.
     Raises DaemonError in the caller's process where `log` cannot be written or `pid_file` belongs to a
     living mount.
     """

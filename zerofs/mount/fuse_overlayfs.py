@@ -38,6 +38,8 @@ class FuseOverlay:
 
     def __init__(self, lower: Path, upper: Path, work: Path, target: Path) -> None:
         self.target = target
+        if ":" in os.fspath(lower):
+            raise MountError(f"{_NAME} takes no colon in a path: {lower}", hint="choose another --backend")
         options = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
@@ -94,11 +96,8 @@ class FuseOverlay:
 
 
 def _escape(path: Path) -> str:
-    """The program parts options by commas and layers by colons; a backslash takes their meaning away."""
-    text = os.fspath(path)
-    for special in "\\,:":
-        text = text.replace(special, "\\" + special)
-    return text
+    """libfuse parts options by commas; a backslash takes a comma's meaning away."""
+    return os.fspath(path).replace("\\", "\\\\").replace(",", "\\,")
 
 
 def end_orphans(upper: Path) -> None:

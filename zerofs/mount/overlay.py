@@ -208,8 +208,6 @@ def _failure(layers: Layers, target: Path, error: OSError) -> ZerofsError:
             hint = "load the kernel module: modprobe overlay"
         case errno.EBUSY:
             hint = "another mount uses the backend or the mount point: unmount it first"
-        case errno.ELOOP:
-            hint = "the mount point and the backend's layers must not lie in one another"
         case _:
             hint = "see the kernel's log: dmesg"
     return MountError(f"cannot mount the union at {target}: {reason}", hint=hint)
