@@ -17,9 +17,10 @@ fi
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 # Built in place rather than in isolation: a change of one source then costs one compilation, not a download.
-"$venv/bin/python" - <<'PYTHON' | "$venv/bin/pip" install --quiet -r /dev/stdin
-import pathlib, tomllib
-print(*tomllib.loads(pathlib.Path("pyproject.toml").read_text())["build-system"]["requires"], sep="\n")
+"$venv/bin/python" - <<'PYTHON'
+import pathlib, subprocess, sys, tomllib
+requires = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["build-system"]["requires"]
+sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *requires]).returncode)
 PYTHON
 echo "build: installing zerofs and what it needs"
 "$venv/bin/pip" install --quiet --no-build-isolation --editable '.[dev]'
