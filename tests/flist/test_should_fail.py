@@ -10,6 +10,7 @@ import os
 import sqlite3
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import cramjam
@@ -26,6 +27,7 @@ from zerofs.errors import (
 )
 from zerofs.flist import container
 from zerofs.flist.source import open_source
+from zerofs.flist.sqlitefile import connect, reporting
 
 Maker = Callable[[Path], Path]
 CASES: dict[str, tuple[type[FlistError], Maker]] = {}
@@ -171,7 +173,7 @@ def _fifo_member(directory: Path) -> Path:
 
 @refused(FlistTooLargeError)
 def _too_many_members(directory: Path) -> Path:
-    return archive(directory / "flist", [(f"f{n}", b"") for n in range(10_001)])
+    return archive(directory / "flist", [(f"f{n}", b"") for n in range(10_001)], "w")
 
 
 @refused(FlistTooLargeError)
@@ -195,15 +197,38 @@ def _headers_nested_without_end(directory: Path) -> Path:
     return _file(directory, gzip.compress((header.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 5000))
 
 
+@refused(FlistTooLargeError)
+def _sparse_map_without_end(directory: Path) -> Path:
+    member = tarfile.TarInfo("flistdb.sqlite3")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    data = b"1000000000\n" + b"1\n" * (2 << 20)
+    member.size = len(data)
+    return _file(directory, gzip.compress(member.tobuf(tarfile.PAX_FORMAT) + data))
+
+
+@refused(FlistUnsafeError)
+def _sparse_member(directory: Path) -> Path:
+    member = tarfile.TarInfo("flistdb.sqlite3")
+    member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1000000000000"}
+    return _file(directory, gzip.compress(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)))
+
+
+@refused(FlistCorruptError)
+def _member_of_negative_size(directory: Path) -> Path:
+    member = tarfile.TarInfo("note")
+    member.size = -1024
+    return _file(directory, gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, cramjam.zstd.compress])
 def test_zip_bomb(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     header = tarfile.TarInfo("flistdb.sqlite3")
-    header.size = 64 << 20
+    header.size = 16 << 20
     bomb = _file(tmp_path, bytes(compress(header.tobuf() + bytes(header.size))))
-    assert bomb.stat().st_size < 100_000
+    assert bomb.stat().st_size < 50_000
     with (
-        open_source(str(bomb), workdir=tmp_path / "work", max_size=8 << 20) as source,
-        pytest.raises(FlistTooLargeError, match="8388608 bytes"),
+        open_source(str(bomb), workdir=tmp_path / "work", max_size=1 << 20) as source,
+        pytest.raises(FlistTooLargeError, match="1048576 bytes"),
     ):
         source.reader()
     assert list((tmp_path / "work").iterdir()) == []
@@ -416,6 +441,20 @@ def _current_that_climbs(directory: Path) -> Path:
     unpacked = _unpacked(directory, "rocksdb")
     (unpacked / "CURRENT").write_bytes(b"MANIFEST-../../etc/passwd\n")
     return unpacked
+
+
+@refused(FlistFormatError)
+def _current_is_a_fifo(directory: Path) -> Path:
+    unpacked = _unpacked(directory, "rocksdb")
+    (unpacked / "CURRENT").unlink()
+    os.mkfifo(unpacked / "CURRENT")
+    return unpacked
+
+
+def test_a_query_that_never_ends_is_stopped(tmp_path: Path) -> None:
+    flist = write("fl", tmp_path / "flist")
+    with closing(connect(flist, "flist")) as connection, pytest.raises(FlistCorruptError), reporting("flist"):
+        connection.execute("WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT 1 FROM t) SELECT sum(n) FROM t")
 
 
 # -- and what only looks dangerous ---------------------------------------------------------

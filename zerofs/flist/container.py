@@ -25,7 +25,7 @@ from zerofs.errors import BackendError, FlistCorruptError, FlistTooLargeError, F
 from zerofs.flist.layout import MAX_ROUTER, ROUTER_NAME, Container, is_database_file
 
 _STEP = 256 << 10  # bytes read or written at once
-_MAX_HEADER = 1 << 20  # bytes of one extended header: names and attributes, never data
+_MAX_HEADER = 1 << 20  # bytes of what precedes a member: names and attributes, never data
 _XZ_MEMORY = 256 << 20  # bytes; the dictionary is as large as the archive says
 
 
@@ -56,7 +56,8 @@ def unpack(
 def _unpack_members(source: IO[bytes], target: Path, subject: str, max_members: int) -> None:
     source.seek(0)
     count = 0
-    with tarfile.open(fileobj=_Capped(source, subject), mode="r:") as tar:  # type: ignore[call-overload]
+    capped = _Capped(source, subject)
+    with tarfile.open(fileobj=capped, mode="r:") as tar:  # type: ignore[call-overload]
         for member in tar:
             count += 1
             if count > max_members:
@@ -65,7 +66,9 @@ def _unpack_members(source: IO[bytes], target: Path, subject: str, max_members: 
             if name == ROUTER_NAME and member.size > MAX_ROUTER:
                 raise FlistTooLargeError(f"{subject}: {ROUTER_NAME} of {member.size} bytes")
             if name == ROUTER_NAME or is_database_file(name):
+                capped.allow(member.size)
                 _extract(tar, member, target / name)
+            capped.allow(0)
         _check_end(source, tar.offset, subject)
 
 
@@ -78,6 +81,8 @@ def _checked_name(member: tarfile.TarInfo, subject: str) -> str:
         raise FlistUnsafeError(f"{subject}: the member {member.name!r} leaves the archive")
     if member.isdir():
         return ""
+    if member.size < 0:
+        raise FlistCorruptError(f"{subject}: the member {member.name!r} has a negative size")
     if not member.isreg() or member.issparse():
         raise FlistUnsafeError(
             f"{subject}: the member {member.name!r} is neither a plain file nor a directory"
@@ -102,16 +107,26 @@ def _check_end(source: IO[bytes], offset: int, subject: str) -> None:
 
 
 class _Capped:
-    """A file for tarfile that refuses to read much at once, as a hostile extended header would have it."""
+    """A file for tarfile that gives out only so much, which keeps hostile headers out of memory.
+
+    Extended headers, sparse maps and chains of them are read before a member is handed over; they share one
+    allowance.
+    """
 
     def __init__(self, file: IO[bytes], subject: str) -> None:
         self._file = file
         self._subject = subject
+        self._left = _MAX_HEADER
         self.seek, self.tell = file.seek, file.tell
 
+    def allow(self, size: int) -> None:
+        """Give out `size` bytes of data and the headers of the next member from now on."""
+        self._left = size + _MAX_HEADER
+
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER:
-            raise FlistTooLargeError(f"{self._subject}: an extended header of {size} bytes")
+        self._left -= size
+        if self._left < 0:
+            raise FlistTooLargeError(f"{self._subject}: a member's headers are over {_MAX_HEADER} bytes")
         return self._file.read(size)
 
 

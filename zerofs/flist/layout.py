@@ -79,7 +79,7 @@ def generation_of(directory: Path, subject: str) -> Generation:
 
     Raises FlistFormatError, naming `subject`, where there is none, FlistCorruptError for one that is torn.
     """
-    names = {path.name for path in directory.iterdir()}
+    names = {path.name for path in directory.iterdir() if path.is_file()}
     if "CURRENT" in names and any(name.startswith("MANIFEST-") for name in names):
         _check_current(directory / "CURRENT", subject)
         return Generation.ROCKSDB

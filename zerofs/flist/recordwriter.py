@@ -58,8 +58,10 @@ class RecordWriter(ABC):
         self._tally.report(logger, str(self._destination))
 
     def abort(self) -> None:
-        self._discard()
-        self._scratch.close()
+        try:
+            self._discard()
+        finally:
+            self._scratch.close()
 
     @abstractmethod
     def _put(self, key: bytes, record: bytes) -> None: ...

@@ -6,9 +6,10 @@ read.  One thread at a time; RocksDB's own threads stay idle on a database opene
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from zerofs.flist.recordwriter import RecordWriter
 
 if TYPE_CHECKING:
     from rocksdict import Options
+
+logger = logging.getLogger(__name__)
 
 _TABLE_FORMAT = 4
 _WRITE_BUFFER = 64 << 20  # bytes before a table is written
@@ -93,10 +96,10 @@ class RocksdbWriter(RecordWriter):
         return [Member(path.name, path) for path in database_files(self._scratch.path)]
 
     def _discard(self) -> None:
-        from rocksdict import DbClosedError
-
-        with suppress(DbClosedError):  # by an attempt to finish
+        try:
             self._database.close()
+        except Exception:  # closed already, or it cannot flush what nobody wants any more
+            logger.debug("%s: the database did not close", self._destination, exc_info=True)
 
     @contextmanager
     def _building(self) -> Iterator[None]:

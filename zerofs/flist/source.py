@@ -37,7 +37,7 @@ from zerofs.flist.layout import (
 from zerofs.flist.model import FlistReader
 from zerofs.flist.scratch import Scratches
 
-DEFAULT_MAX_SIZE = 4 << 30  # bytes, unpacked or downloaded
+DEFAULT_MAX_SIZE = 1 << 30  # bytes, unpacked or downloaded
 DEFAULT_MAX_MEMBERS = 10_000
 _STEP = 1 << 20  # bytes read at once
 
@@ -109,11 +109,11 @@ class FlistSource:
         if self._container is Container.SQLITE:
             return None
         path = self._directory / ROUTER_NAME
+        if not path.is_file():
+            return None
         try:
             with path.open("rb") as file:
                 text = file.read(MAX_ROUTER + 1)
-        except FileNotFoundError:
-            return None
         except OSError as error:
             raise FlistError(f"cannot read {path}: {error.strerror}") from error
         if len(text) > MAX_ROUTER:

@@ -18,6 +18,8 @@ from zerofs.errors import BackendError, FlistCorruptError, FlistFormatError
 from zerofs.flist.layout import Generation
 from zerofs.flist.record import MAX_RECORD
 
+_PROGRESS = 20_000  # instructions of SQLite's machine between looks at the budget
+_FREE, _PER_BYTE = 2_000_000, 100  # instructions; reading a whole file takes about one for two bytes
 _SIDE_FILES = ("-wal", "-journal")
 
 
@@ -47,6 +49,7 @@ def connect(path: Path, subject: str) -> sqlite3.Connection:
         try:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_RECORD)
             connection.text_factory = bytes
+            connection.set_progress_handler(_Budget(path.stat().st_size), _PROGRESS)
             for pragma in ("trusted_schema = 0", "cell_size_check = 1"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -54,6 +57,17 @@ def connect(path: Path, subject: str) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+class _Budget:
+    """Stops a query when the file cannot hold what it finds: pages may be linked so that a walk never ends."""
+
+    def __init__(self, size: int) -> None:
+        self._left = _FREE + size * _PER_BYTE
+
+    def __call__(self) -> bool:
+        self._left -= _PROGRESS
+        return self._left < 0
 
 
 def tables(connection: sqlite3.Connection) -> set[str]:
