@@ -10,7 +10,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ from zerofs.errors import UsageError
 from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
+    from zerofs.cache.lmdb import ChunkCache
     from zerofs.flist.load import LoadedFlist
+    from zerofs.pack.contents import Contents
     from zerofs.store.ranged import RangedStore
     from zerofs.store.router import Router
 
@@ -57,7 +59,10 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--local-router", type=Path, metavar="FILE", help="router.yaml laid over that of the flist"
     )
-    add_timeout(parser, "a chunk")
+    parser.add_argument(
+        "--allow-unverified", action="store_true", help="take chunks that nothing can be checked against"
+    )
+    add_timeout(parser, "a batch of chunks")
 
 
 def add_timeout(parser: argparse.ArgumentParser, subject: str) -> None:
@@ -115,6 +120,20 @@ def opened_router(args: argparse.Namespace, flist: LoadedFlist) -> Iterator[Rout
         router.close()
 
 
+@contextmanager
+def opened_contents(args: argparse.Namespace, flist: LoadedFlist) -> Iterator[Contents]:
+    """What reads the chunks of `flist`, through the cache where one is given.
+
+    Raises StoreConfigError, CacheError.
+    """
+    from zerofs.pack.contents import Contents
+
+    with ExitStack() as stack:
+        router = stack.enter_context(opened_router(args, flist))
+        cache = stack.enter_context(_opened_cache(args.cache)) if args.cache is not None else None
+        yield Contents(router, cache, timeout=args.timeout, allow_unverified=args.allow_unverified)
+
+
 def storage_url(args: argparse.Namespace) -> str | None:
     """``--storage-url``, or its file, or its variable."""
     given: str | None = args.storage_url or os.environ.get(STORAGE_VARIABLE)
@@ -157,6 +176,13 @@ def positive_number(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return number
+
+
+def _opened_cache(directory: Path) -> ChunkCache:
+    from zerofs.cache.lmdb import ChunkCache
+    from zerofs.cache.size import parse_cache_size
+
+    return ChunkCache(directory, size_limit=parse_cache_size(None, directory))
 
 
 @contextmanager

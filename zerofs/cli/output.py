@@ -13,9 +13,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+from zerofs.flist.model import Kind
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -66,6 +68,17 @@ def size(number: float) -> str:
             break
         number /= 1024
     return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def kinds(counts: Mapping[Kind, int]) -> dict[str, int]:
+    """Counts by kind, for JSON."""
+    return {kind.name.lower(): number for kind, number in counts.items()}
+
+
+def examples(paths: Sequence[bytes], number: int) -> str:
+    """The first of `number` paths, for people."""
+    names = ", ".join(shown(path) or "." for path in paths)
+    return f"{names}, …" if number > len(paths) else names
 
 
 def path_argument(argument: str) -> bytes:

@@ -111,8 +111,10 @@ def _source(args: argparse.Namespace, stores: list[RangedStore], losses: Losses)
 
 def _show(args: argparse.Namespace, report: Report) -> None:
     counters = report.counters
-    names = sum(report.entries.values())
-    output.say(f"{args.flist}: {names:,} names, {output.size(report.size)} in files, format {args.format}")
+    names = sum(report.totals.entries.values())
+    output.say(
+        f"{args.flist}: {names:,} names, {output.size(report.totals.size)} in files, format {args.format}"
+    )
     output.say(
         f"{counters.unique:,} distinct chunks of {counters.chunks:,}, {output.size(counters.unique_size)} of "
         f"{output.size(counters.size)}"
@@ -122,9 +124,8 @@ def _show(args: argparse.Namespace, report: Report) -> None:
         f"{counters.present:,} were in the store already"
     )
     for loss, count in report.losses.items():
-        examples = ", ".join(output.shown(path) or "." for path in count.examples)
-        more = ", …" if count.number > len(count.examples) else ""
-        output.warn(f"{count.number:,} × {loss.meaning} ({examples}{more})")
+        examples = output.examples(count.examples, count.number)
+        output.warn(f"{count.number:,} × {loss.meaning} ({examples})")
 
 
 def _as_json(args: argparse.Namespace, report: Report, stores: list[RangedStore]) -> dict[str, Any]:
@@ -133,8 +134,8 @@ def _as_json(args: argparse.Namespace, report: Report, stores: list[RangedStore]
         "flist": str(args.flist),
         "flist_bytes": args.flist.stat().st_size,
         "format": args.format,
-        "entries": {kind.name.lower(): number for kind, number in report.entries.items()},
-        "bytes": report.size,
+        "entries": output.kinds(report.totals.entries),
+        "bytes": report.totals.size,
         "chunks": {
             "referenced": counters.chunks,
             "distinct": counters.unique,

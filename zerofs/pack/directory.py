@@ -13,19 +13,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from zerofs.errors import SourceChangedError, SourceError
 from zerofs.flist.model import CHUNK_SIZE, DIRECTORY_SIZE, Kind
 from zerofs.pack.losses import SECOND, Loss, Losses
+from zerofs.pack.nofollow import LIST, STEP, joined, opened
 from zerofs.pack.pipeline import Pipeline
 from zerofs.pack.progress import Progress
 from zerofs.pack.tree import Node, walk
 
 ATTEMPTS = 3  # readings of a file that keeps changing
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 Identity = tuple[int, int]  # st_dev, st_ino
@@ -69,11 +68,11 @@ class DirectorySource:
         files = size = 0
         while pending:
             path, node = pending.pop()
-            with self._opened(root_fd, path, _LIST) as fd:
+            with self._opened(root_fd, path, LIST) as fd:
                 self._scan_directory(fd, path, node, status.st_dev)
             for name, child in node.children.items():
                 if child.kind is Kind.DIR:
-                    pending.append((_join(path, name), child))
+                    pending.append((joined(path, name), child))
                 elif child.kind is Kind.FILE:
                     files += 1
                     size += child.size
@@ -94,7 +93,7 @@ class DirectorySource:
                 status = os.stat(text, dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # gone since the listing: the tree is as if it had never been there
-            node.children[name] = self._node(_join(path, name), fd, text, status)
+            node.children[name] = self._node(joined(path, name), fd, text, status)
 
     def _node(self, path: bytes, fd: int, name: str, status: os.stat_result) -> Node:
         identity = (status.st_dev, status.st_ino)
@@ -135,10 +134,10 @@ class DirectorySource:
             files = [(name, child) for name, child in node.children.items() if child.kind is Kind.FILE]
             if not files:
                 continue
-            with self._opened(root_fd, path, _STEP) as fd:
+            with self._opened(root_fd, path, STEP) as fd:
                 for name, child in files:
                     if id(child) not in done:
-                        self._read_file(fd, name, _join(path, name), child, pipeline, progress)
+                        self._read_file(fd, name, joined(path, name), child, pipeline, progress)
                     done.add(id(child))
                     progress.advance(files=1)
 
@@ -186,18 +185,10 @@ class DirectorySource:
 
     @contextmanager
     def _opened(self, root_fd: int, path: bytes, flags: int) -> Iterator[int]:
-        """The directory at `path`, opened name by name; the last one with `flags`."""
-        fd = os.dup(root_fd)
-        try:
-            names = path.split(b"/") if path else [b"."]
-            for position, name in enumerate(names, 1):
-                with self._explained(path):
-                    below = os.open(name, flags if position == len(names) else _STEP, dir_fd=fd)
-                os.close(fd)
-                fd = below
+        with ExitStack() as stack:
+            with self._explained(path):
+                fd = stack.enter_context(opened(root_fd, path, flags))
             yield fd
-        finally:
-            os.close(fd)
 
     @contextmanager
     def _explained(self, path: bytes) -> Iterator[None]:
@@ -261,7 +252,3 @@ def _place(path: Path) -> tuple[int, int, bytes] | None:
     except OSError:
         return None
     return parent.st_dev, parent.st_ino, os.fsencode(path.name)
-
-
-def _join(path: bytes, name: bytes) -> bytes:
-    return path + b"/" + name if path else name

@@ -8,20 +8,19 @@ A run that ends early leaves chunks behind at most, which the next run finds.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from zerofs.chunk.codec import Codec
 from zerofs.errors import DestinationError
-from zerofs.flist.model import ChunkRef, FlistWriter, Kind
+from zerofs.flist.model import Kind, Tree
 from zerofs.flist.writer import open_writer
 from zerofs.pack.destinations import Publication
 from zerofs.pack.losses import Count, Loss, Losses
 from zerofs.pack.pipeline import Counters, Pipeline
 from zerofs.pack.pool import Pool
 from zerofs.pack.progress import Progress
-from zerofs.pack.tree import Node, records, walk
+from zerofs.pack.tree import Node, records
 from zerofs.store.ranged import RangedStores
 
 CODECS = {
@@ -38,11 +37,17 @@ class Source(Protocol):
     def read(self, pipeline: Pipeline, progress: Progress) -> Node: ...
 
 
-class Report(NamedTuple):
-    """What a run did."""
+class Totals(NamedTuple):
+    """What a flist holds."""
 
     entries: dict[Kind, int]  # names by kind, the root included
     size: int  # bytes of all files
+
+
+class Report(NamedTuple):
+    """What a run did."""
+
+    totals: Totals
     counters: Counters
     losses: dict[Loss, Count]
 
@@ -65,9 +70,27 @@ def pack(
         pipeline = Pipeline(CODECS[format], stores, pool)
         root = source.read(pipeline, progress)
         references = pipeline.finish()
-    _write(open_writer(format, flist), root, references, published)
-    entries, size = _count(root)
-    return Report(entries, size, pipeline.counters, losses.counts())
+    totals = write_flist(flist, format, records(root, references), published)
+    return Report(totals, pipeline.counters, losses.counts())
+
+
+def write_flist(flist: Path, format: str, tree: Tree, published: Publication) -> Totals:
+    """Write `tree` as the flist `flist`, which appears when it is whole.  Raises ZerofsError, OSError."""
+    entries = dict.fromkeys(Kind, 0)
+    entries[Kind.DIR] = 1
+    size = 0
+    writer = open_writer(format, flist)
+    try:
+        for path, directory in tree:
+            writer.add(path, directory)
+            for entry in directory.entries:
+                entries[entry.kind] += 1
+                size += entry.size if entry.kind is Kind.FILE else 0
+        writer.finish(published.router, published.routes)
+    except BaseException:
+        writer.abort()
+        raise
+    return Totals(entries, size)
 
 
 def check_destination(flist: Path) -> None:
@@ -79,26 +102,3 @@ def check_destination(flist: Path) -> None:
         raise DestinationError(f"{parent}: there is no such directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise DestinationError(f"{parent}: may not be written to")
-
-
-def _write(
-    writer: FlistWriter, root: Node, references: Mapping[bytes, ChunkRef], published: Publication
-) -> None:
-    try:
-        for path, directory in records(root, references):
-            writer.add(path, directory)
-        writer.finish(published.router, published.routes)
-    except BaseException:
-        writer.abort()
-        raise
-
-
-def _count(root: Node) -> tuple[dict[Kind, int], int]:
-    entries = dict.fromkeys(Kind, 0)
-    entries[Kind.DIR] = 1
-    size = 0
-    for _, node in walk(root):
-        for child in node.children.values():
-            entries[child.kind] += 1
-            size += child.size if child.kind is Kind.FILE else 0
-    return entries, size

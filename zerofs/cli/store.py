@@ -1,0 +1,93 @@
+"""`zerofs store`: what concerns the chunks alone; today `store copy`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerofs.cli import options, output
+from zerofs.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from zerofs.flist.load import LoadedFlist
+
+COPY_EPILOG = f"""\
+examples:
+  zerofs store copy rootfs.flist --to dir:///srv/chunks
+  zerofs store copy rootfs.flist --from redis://a.example --to 00-7f=zdb://b.example --to 80-ff=zdb://c.example
+
+The destination is asked first what it has.  Without --from the flist's own router leads to the chunks.
+To keep passwords off the command line give --from @FILE and --to @FILE, one URL a line, or set
+{options.STORAGE_VARIABLE} and {options.STORE_VARIABLE}.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
+    summary = "copy the chunks of a flist from one store to another"
+    copy = actions.add_parser("copy", help=summary, description=summary, epilog=COPY_EPILOG)
+    copy.add_argument("--debug", action="store_true", help="log more, show an error's traceback")
+    copy.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    copy.add_argument(
+        "--from", dest="storage_url", metavar="URL", help="where the chunks are (default: the flist's router)"
+    )
+    copy.add_argument(
+        "--to", action="append", metavar="[RANGE=]URL", help="where they go; may appear many times"
+    )
+    copy.add_argument(
+        "--local-router", type=Path, metavar="FILE", help="router.yaml laid over that of the flist"
+    )
+    copy.add_argument(
+        "--no-verify", action="store_true", help="copy what the source gives, without decoding it"
+    )
+    options.add_flist_options(copy)
+    options.add_timeout(copy, "a batch of chunks")
+    options.add_jobs(copy)
+    options.add_json(copy)
+
+
+def run(args: argparse.Namespace) -> int:
+    from zerofs.cli.progress import shown_progress
+    from zerofs.pack.copy import copy_chunks
+    from zerofs.store.ranged import RangedStores
+
+    output.set_up(debug=args.debug)
+    destination = RangedStores(options.ranged_stores(args.to, "--to"), timeout=args.timeout)
+    with (
+        output.interruptible(),
+        options.opened_flist(args) as flist,
+        options.opened_router(args, _source(args, flist)) as router,
+        shown_progress("copying", silent=args.json, unit="chunks") as progress,
+    ):
+        copied = copy_chunks(
+            flist.index,
+            router,
+            destination,
+            progress,
+            workers=options.jobs(args),
+            timeout=args.timeout,
+            verify=not args.no_verify,
+        )
+    if args.json:
+        output.say_json(
+            {
+                "chunks": copied.chunks,
+                "bytes": copied.size,
+                "present": copied.present,
+                "sent": copied.sent,
+                "sent_payload_bytes": copied.sent_size,
+            }
+        )
+    else:
+        output.say(
+            f"{copied.chunks:,} chunks ({output.size(copied.size)}): {copied.sent:,} sent "
+            f"({output.size(copied.sent_size)} encoded), {copied.present:,} were there already"
+        )
+    return 0
+
+
+def _source(args: argparse.Namespace, flist: LoadedFlist) -> LoadedFlist:
+    """The flist as its chunks are to be found: without its own router where ``--from`` says where."""
+    return dataclasses.replace(flist, router=None, routes=()) if args.storage_url else flist
