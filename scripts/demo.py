@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zerofs.cache.lmdb import ChunkCache
+from zerofs.mount import mountinfo
 
 BIN = Path(sys.executable).parent
 WORK = Path(__file__).resolve().parents[1] / ".demo"
@@ -192,14 +193,18 @@ def workplace() -> Iterator[None]:
         clean()
 
 
+def left_mounted() -> list[str]:
+    """What is mounted in `.demo/`, the last first."""
+    return [mount.target for mount in reversed(mountinfo.read()) if mount.target.startswith(f"{WORK}/")]
+
+
 def clean() -> None:
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        where = Path(line.split()[4])
-        if WORK in where.parents:
-            command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount", "-uz"]
-            subprocess.run([*command, where], check=False)
-    if WORK.exists():
-        shutil.rmtree(WORK)
+    command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount", "-uz"]
+    for target in left_mounted():
+        subprocess.run([*command, target], check=False)
+    if left := left_mounted():
+        raise SystemExit(f"demo: still mounted, so not removed: {' '.join(left)}")
+    shutil.rmtree(WORK, ignore_errors=not WORK.exists())
 
 
 if __name__ == "__main__":
