@@ -81,9 +81,7 @@ class Answers:
         position, size = 0, len(data)
         while position < size:
             if self._payload:
-                step = min(self._payload, size - position)
-                self._payload -= step
-                position += step
+                position += self._check_payload(data, position)
                 continue
             end = data.find(b"\n", position)
             if end < 0:
@@ -96,6 +94,14 @@ class Answers:
                 self._line.clear()
             self._check_header(line)
             position = end + 1
+
+    def _check_payload(self, data: bytes, position: int) -> int:
+        """Skip what belongs to the current bulk; its length must be true, which its line end tells."""
+        step = max(1, min(self._payload - 2, len(data) - position))
+        if self._payload <= 2 and data[position] != b"\r\n"[2 - self._payload]:
+            raise self._fault("a length does not fit its payload")
+        self._payload -= step
+        return step
 
     def _check_start(self, line: bytes | bytearray) -> None:
         if line[0] not in (STATUS, ERROR, INTEGER, BULK):

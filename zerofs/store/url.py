@@ -21,7 +21,7 @@ _HOST = re.compile(r"[^\s/?#@\[\]:]+\Z")
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[0-9A-Za-z._-]+)?\Z")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
-_SAFE_IN_PATH = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~/!$&'()*+,;=:")
+_SAFE_IN_PATH = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~/!$'()*+,;=:")
 _MAX_UNIX_PATH = 107  # bytes, sun_path without its NUL
 
 

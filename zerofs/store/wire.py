@@ -194,6 +194,9 @@ def _encrypt(sock: socket.socket, url: StoreUrl, deadline: float) -> TlsWire:
             f"{url.display}: its certificate is not trusted: {fault.verify_message}",
             hint="SSL_CERT_FILE names a file with the certificates of further authorities",
         ) from fault
+    except StoreTimeoutError as fault:
+        wire.close()
+        raise StoreTimeoutError(f"{url.display}: no TLS in time; does it speak TLS at all?") from fault
     except OSError as fault:
         wire.close()
         raise StoreProtocolError(f"{url.display}: no TLS: {_reason(fault)}") from fault

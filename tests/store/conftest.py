@@ -1,0 +1,47 @@
+"""What the tests of stores share: deadlines, and a guard that ends a test whose wait does not end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TypeVar
+
+import pytest
+
+from tests.support.faultproxy import FaultProxy
+
+T = TypeVar("T")
+
+
+def within(seconds: float = 10.0) -> float:
+    """A deadline."""
+    return time.monotonic() + seconds
+
+
+def must_end(work: Callable[[], T], guard: float = 30.0) -> T:
+    """Run `work` in a thread and fail, instead of hanging, should it not end."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001  it is raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(guard)
+    assert not thread.is_alive(), "a wait did not end"
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[[tuple[str, int]], FaultProxy]]:
+    """Puts a `FaultProxy` before a server."""
+    with ExitStack() as stack:
+        yield lambda upstream: stack.enter_context(FaultProxy(upstream))

@@ -1,0 +1,307 @@
+"""The RESP client against a real redis-server: log-in, pipelining, connections kept and lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.store.conftest import must_end, within
+from tests.support.faultproxy import FaultProxy
+from tests.support.redisserver import RedisServer, free_port
+from zerofs.errors import (
+    StoreAuthError,
+    StoreError,
+    StoreReadOnlyError,
+    StoreRefusedError,
+    StoreTimeoutError,
+    StoreUnreachableError,
+)
+from zerofs.store import wire
+from zerofs.store.base import Store, open_store
+from zerofs.store.url import parse_store_url
+
+Start = Callable[..., RedisServer]
+CHUNK = 512 * 1024
+
+
+def store_at(url: str) -> Store:
+    return open_store(parse_store_url(url))
+
+
+def some_items(count: int = 300) -> list[tuple[bytes, bytes]]:
+    noise = random.Random(7)
+    sizes = [1, 17, 40, 5000, 70_000, CHUNK]
+    return [(noise.randbytes(16), noise.randbytes(sizes[i % len(sizes)])) for i in range(count)]
+
+
+def check_round_trip(store: Store) -> None:
+    items = some_items(60)
+    ids = [chunk_id for chunk_id, _ in items]
+    store.put_many(items, within())
+    store.put_many(items[:5], within())  # once more is no error
+    assert store.exists_many([*ids, b"none"], within()) == [True] * 60 + [False]
+    asked = [b"none", *ids, b"f" * 64]
+    assert list(store.get_many(asked, within())) == [None, *(payload for _, payload in items), None]
+    assert list(store.get_many([], within())) == []
+
+
+def test_round_trip(redis_server: Start) -> None:
+    server = redis_server()
+    check_round_trip(store_at(server.url))
+    check_round_trip(store_at(f"ardb://{server.host}:{server.port}"))
+
+
+def test_round_trip_over_a_unix_socket(redis_server: Start) -> None:
+    server = redis_server(unixsocket=True, password="pw")
+    check_round_trip(store_at(f"unix://pw@{server.socket}?db=3"))
+
+
+@pytest.mark.parametrize("user", ["s%40crEt", ":s%40crEt", "default:s%40crEt", "bob:b%3Ab"])
+def test_every_form_of_password(redis_server: Start, user: str) -> None:
+    server = redis_server(password="s@crEt", args=["--user", "bob", "on", ">b:b", "~*", "+@all"])
+    check_round_trip(store_at(f"redis://{user}@{server.host}:{server.port}"))
+
+
+@pytest.mark.parametrize("user", ["", "hunter2@", ":hunter2@", "nobody:hunter2@"])
+def test_a_wrong_password_is_told_and_not_shown(redis_server: Start, user: str) -> None:
+    server = redis_server(password="right")
+    store = store_at(f"redis://{user}{server.host}:{server.port}")
+    with pytest.raises(StoreAuthError) as caught:
+        list(store.get_many([b"id"], within()))
+    assert "hunter2" not in f"{caught.value!r} {caught.value.hint} {caught.value.__cause__!r}"
+    assert str(caught.value).startswith(f"redis://{server.host}:{server.port}: ")
+
+
+def test_a_password_where_none_is_wanted(redis_server: Start) -> None:
+    server = redis_server()
+    with pytest.raises(StoreAuthError):
+        list(store_at(f"redis://hunter2@{server.host}:{server.port}").get_many([b"id"], within()))
+
+
+def test_databases_are_apart_and_the_first_is_not_selected(redis_server: Start) -> None:
+    server = redis_server()
+    store_at(f"{server.url}/5").put_many([(b"id", b"five")], within())
+    store_at(f"{server.url}/0").put_many([(b"id", b"zero")], within())
+    assert list(store_at(f"{server.url}/5").get_many([b"id"], within())) == [b"five"]
+    with pytest.raises(StoreRefusedError, match="out of range"):
+        list(store_at(f"{server.url}/9999").get_many([b"id"], within()))
+    with server.client() as client:
+        stats = client.command("INFO", "commandstats").decode()
+    assert "calls=2" in stats.split("cmdstat_select:")[1].splitlines()[0]  # database 5 and 9999
+    assert "cmdstat_hello" not in stats and "cmdstat_client" not in stats
+
+
+def test_megabytes_in_flight_both_ways_do_not_lock_up(redis_server: Start) -> None:
+    store = store_at(redis_server().url)
+    items = [(b"%064x" % number, os.urandom(CHUNK)) for number in range(100)]
+    must_end(lambda: store.put_many(items, within(60)))
+    echoed = must_end(lambda: list(store.get_many([chunk_id for chunk_id, _ in items], within(60))))
+    assert echoed == [payload for _, payload in items]
+
+
+def test_a_value_of_another_type_fails_that_id_only(redis_server: Start) -> None:
+    server = redis_server()
+    with server.client() as client:
+        client.command("LPUSH", "list", "x")
+    store = store_at(server.url)
+    with pytest.raises(StoreError, match="WRONGTYPE") as caught:
+        list(store.get_many([b"list"], within()))
+    assert not isinstance(caught.value, StoreUnreachableError | StoreRefusedError)
+
+
+def test_a_read_only_user_and_a_read_only_replica(redis_server: Start) -> None:
+    primary = redis_server()
+    replica = redis_server(args=["--replicaof", primary.host, str(primary.port)])
+    with pytest.raises(StoreReadOnlyError):
+        store_at(replica.url).put_many([(b"id", b"x")], within())
+
+
+def test_an_abandoned_iterator_does_not_mix_answers(redis_server: Start) -> None:
+    store = store_at(redis_server().url)
+    items = some_items()
+    store.put_many(items, within())
+    for stop in (1, 3, 70):
+        answers = store.get_many([chunk_id for chunk_id, _ in items], within())
+        assert [next(answers) for _ in range(stop)] == [payload for _, payload in items[:stop]]
+        del answers
+        assert list(store.get_many([items[9][0]], within())) == [items[9][1]]
+
+
+def test_connections_are_kept_and_shared(
+    redis_server: Start, proxied: Callable[[tuple[str, int]], FaultProxy]
+) -> None:
+    server = redis_server()
+    proxy = proxied((server.host, server.port))
+    url = f"redis://{proxy.host}:{proxy.port}"
+    assert store_at(url) is store_at(url)
+    for _ in range(20):
+        assert list(store_at(url).get_many([b"id"], within())) == [None]
+    assert proxy.connections == 1
+
+
+def test_a_kept_connection_that_died_is_replaced_unseen(
+    redis_server: Start, proxied: Callable[[tuple[str, int]], FaultProxy]
+) -> None:
+    server = redis_server()
+    proxy = proxied((server.host, server.port))
+    store = store_at(f"redis://{proxy.host}:{proxy.port}")
+    store.put_many([(b"id", b"x")], within())
+    proxy.break_connections()
+    assert list(store.get_many([b"id"], within())) == [b"x"]
+    assert proxy.connections == 2
+
+
+def test_many_threads_share_one_store(redis_server: Start) -> None:
+    store = store_at(redis_server().url)
+    items = some_items()
+    store.put_many(items, within())
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        mine = random.Random(seed).sample(items, 100)
+        if list(store.get_many([chunk_id for chunk_id, _ in mine], within(30))) != [p for _, p in mine]:
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+FORK = """
+import os, sys, time
+from zerofs.store.base import open_store
+from zerofs.store.url import parse_store_url
+store = open_store(parse_store_url(sys.argv[1]))
+ids = [b"%064x" % number for number in range(200)]
+store.put_many([(each, each * 50) for each in ids], time.monotonic() + 10)
+child = os.fork()
+for _ in range(30):
+    order = ids if child else ids[::-1]
+    assert list(store.get_many(order, time.monotonic() + 10)) == [each * 50 for each in order]
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_connection_does_not_cross_a_fork(redis_server: Start) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FORK, redis_server().url], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(StoreUnreachableError, match="refused") as caught:
+        list(store_at(f"redis://127.0.0.1:{free_port()}").get_many([b"id"], within()))
+    assert caught.value.exit_code == 1
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    with pytest.raises(StoreUnreachableError, match=r"^redis://nowhere\.invalid:6379: the name"):
+        must_end(lambda: list(store_at("redis://nowhere.invalid").get_many([b"id"], within())))
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    real = socket.getaddrinfo
+
+    def hang(host: str, port: int, *, type: int, flags: int) -> object:
+        if flags == 0:
+            let_go.wait(30)
+        return real(host, port, type=type, flags=flags)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        with pytest.raises(StoreTimeoutError, match="not resolved in time"):
+            must_end(lambda: list(store_at("redis://slow.invalid").get_many([b"id"], within(0.3))))
+    finally:
+        let_go.set()
+
+
+def test_no_socket_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnreachableError, match="No such file"):
+        list(store_at(f"unix://{tmp_path}/none.sock").get_many([b"id"], within()))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one directory."""
+    directory = tmp_path_factory.mktemp("tls")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture
+def tls_url(redis_server: Start, certificate: Path) -> str:
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", str(certificate / "cert.pem")]
+    options += ["--tls-key-file", str(certificate / "key.pem")]
+    redis_server(password="pw", args=options)
+    return f"rediss://pw@127.0.0.1:{port}"
+
+
+@pytest.fixture
+def _trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+    monkeypatch.setattr(wire, "_tls_context", lambda: context)
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_round_trip_over_tls(tls_url: str) -> None:
+    store = store_at(tls_url)
+    check_round_trip(store)
+    items = [(b"%064x" % number, os.urandom(CHUNK)) for number in range(40)]
+    must_end(lambda: store.put_many(items, within(60)))
+    assert must_end(lambda: list(store.get_many([i for i, _ in items], within(60)))) == [p for _, p in items]
+    store.close()
+
+
+def test_a_certificate_that_is_not_trusted(tls_url: str) -> None:
+    with pytest.raises(StoreRefusedError, match="certificate is not trusted") as caught:
+        list(store_at(tls_url).get_many([b"id"], within()))
+    assert "SSL_CERT_FILE" in caught.value.hint
+
+
+def test_tls_to_a_server_without_it(redis_server: Start) -> None:
+    server = redis_server()
+    store = store_at(f"rediss://127.0.0.1:{server.port}")
+    with pytest.raises(StoreTimeoutError, match="no TLS in time"):
+        must_end(lambda: list(store.get_many([b"id"], within(0.5))))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greet, args=(listener,), daemon=True).start()
+        store = store_at(f"rediss://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(StoreUnreachableError, match="no TLS: "):
+            must_end(lambda: list(store.get_many([b"id"], within(5))))
+
+
+def greet(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(b"-ERR this is no TLS\r\n")
+        connection.recv(65536)
