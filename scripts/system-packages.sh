@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 BUILD="gcc libc6-dev pkg-config libfuse-dev fuse3"
 TESTS="redis-server mmdebstrap bubblewrap rocksdb-tools squashfs-tools squashfuse erofs-utils
-       fuse-overlayfs sqlite3 openssl util-linux mount"
+       fuse-overlayfs btrfs-progs sqlite3 openssl util-linux mount"
 
 note() { echo "build: $*" >&2; }
 
