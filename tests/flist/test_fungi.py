@@ -61,12 +61,16 @@ def test_the_same_without_indexes(tmp_path: Path) -> None:
     assert read(flist, tmp_path / "work") == TREE
 
 
-def test_a_partial_index_finds_not_everything(tmp_path: Path) -> None:
+def test_a_partial_index_is_none(tmp_path: Path) -> None:
     flist = write("fl", tmp_path / "flist")
     connection = sqlite3.connect(flist)
     connection.executescript("DROP INDEX parents; CREATE INDEX parents ON inode (parent) WHERE size > 5;")
     connection.close()
     assert read(flist, tmp_path / "work") == TREE
+    reader = FungiReader(flist)
+    made = reader._connection.execute("SELECT name FROM temp.sqlite_master").fetchall()
+    assert made == [(b"inode_by",)]
+    reader.close()
 
 
 def test_blocks_in_the_order_of_their_rows(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import re
-import tarfile
 from pathlib import Path
 
 from zerofs.errors import FlistCorruptError, FlistFormatError
@@ -20,6 +19,7 @@ _SQLITE_FILE = re.compile(r"flistdb\.sqlite3(-wal|-journal)?")
 _ROCKSDB_FILE = re.compile(r"CURRENT|MANIFEST-[0-9]+|[0-9]+\.(sst|ldb|blob|log)")
 _ROCKSDB_TABLE = re.compile(r"[0-9]+\.(sst|ldb|blob)")
 _CURRENT = re.compile(rb"MANIFEST-[0-9]+\n?")
+_SQLITE_SIDE_FILES = ("-wal", "-journal")
 _TAR_BLOCK = 512  # bytes
 
 
@@ -102,6 +102,12 @@ def database_files(directory: Path) -> list[Path]:
     )
 
 
+def pending_files(database: Path) -> list[Path]:
+    """The journal and write-ahead log beside a SQLite file, if they hold what the file itself does not."""
+    sides = [database.with_name(database.name + suffix) for suffix in _SQLITE_SIDE_FILES]
+    return [side for side in sides if side.is_file() and side.stat().st_size]
+
+
 def _check_current(path: Path, subject: str) -> None:
     with path.open("rb") as file:
         content = file.read(256)
@@ -112,6 +118,8 @@ def _check_current(path: Path, subject: str) -> None:
 def _is_tar_header(head: bytes) -> bool:
     if len(head) < _TAR_BLOCK:
         return False
+    import tarfile
+
     try:
         tarfile.TarInfo.frombuf(head[:_TAR_BLOCK], "utf-8", "surrogateescape")
     except tarfile.HeaderError:  # the checksum does not hold, or it is all zeros

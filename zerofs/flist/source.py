@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from zerofs.errors import (
@@ -33,9 +32,12 @@ from zerofs.flist.layout import (
     container_of,
     database_files,
     generation_of,
+    pending_files,
 )
 from zerofs.flist.model import FlistReader
-from zerofs.flist.scratch import Scratches
+
+if TYPE_CHECKING:
+    from zerofs.flist.scratch import Scratches
 
 DEFAULT_MAX_SIZE = 1 << 30  # bytes, unpacked or downloaded
 DEFAULT_MAX_MEMBERS = 10_000
@@ -54,7 +56,7 @@ def open_source(
     `max_size` bounds the bytes downloaded or unpacked.  The result is a context manager; close it.
     Raises FlistNotFoundError, FlistFormatError and the other FlistErrors.
     """
-    return FlistSource(argument, Scratches(workdir), max_size, max_members)
+    return FlistSource(argument, workdir, max_size, max_members)
 
 
 class FlistSource:
@@ -63,9 +65,9 @@ class FlistSource:
     argument: str  # as the user named it
     display: str  # the same without a password
 
-    def __init__(self, argument: str, scratches: Scratches, max_size: int, max_members: int) -> None:
+    def __init__(self, argument: str, workdir: Path, max_size: int, max_members: int) -> None:
         self.argument = self.display = argument
-        self._scratches = scratches
+        self._workdir = workdir
         self._max_size, self._max_members = max_size, max_members
         self._file: BinaryIO | None = None
         try:
@@ -85,7 +87,8 @@ class FlistSource:
         """Remove what was downloaded or unpacked; readers must be closed before."""
         if self._file is not None:
             self._file.close()
-        self._scratches.close()
+        if "_scratches" in self.__dict__:
+            self._scratches.close()
 
     @cached_property
     def digest(self) -> bytes:
@@ -125,11 +128,7 @@ class FlistSource:
         if self._file is None:
             return database_files(self._path)
         if self._container is Container.SQLITE:
-            from zerofs.flist.sqlitefile import has_pending_writes, side_files
-
-            return [
-                side for side in side_files(self._path) if has_pending_writes(self._path) and side.is_file()
-            ]
+            return pending_files(self._path)
         return []
 
     def reader(self) -> FlistReader:
@@ -180,6 +179,13 @@ class FlistSource:
             reason = error.strerror if isinstance(error, OSError) else error
             raise FlistError(f"cannot read {self.display}: {reason}") from error
 
+    @cached_property
+    def _scratches(self) -> Scratches:
+        """Private directories; a flist whose index is known needs none."""
+        from zerofs.flist.scratch import Scratches
+
+        return Scratches(self._workdir)
+
     # -- what is in it ---------------------------------------------------------------------
 
     @cached_property
@@ -216,9 +222,9 @@ class FlistSource:
     def _sqlite_reader(self, path: Path) -> FlistReader:
         from zerofs.flist.fungi import FungiReader
         from zerofs.flist.sqlite import SqliteReader
-        from zerofs.flist.sqlitefile import generation_of_file, has_pending_writes
+        from zerofs.flist.sqlitefile import generation_of_file
 
-        if has_pending_writes(path):
+        if pending_files(path):
             path = self._settled(path)
         if generation_of_file(path, self.display) is Generation.FUNGI:
             return FungiReader(path, subject=self.display)
@@ -226,11 +232,13 @@ class FlistSource:
 
     def _settled(self, path: Path) -> Path:
         """A private copy with what the journal or log holds and the file does not."""
-        from zerofs.flist.sqlitefile import settle, side_files
+        import shutil
+
+        from zerofs.flist.sqlitefile import settle
 
         copy = self._scratches.new() / path.name
         try:
-            for original in (path, *(side for side in side_files(path) if side.is_file())):
+            for original in (path, *pending_files(path)):
                 shutil.copyfile(original, copy.with_name(original.name))
         except OSError as error:
             raise BackendError(f"cannot copy {self.display}: {error.strerror}") from error

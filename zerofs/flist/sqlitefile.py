@@ -20,7 +20,6 @@ from zerofs.flist.record import MAX_RECORD
 
 _PROGRESS = 20_000  # instructions of SQLite's machine between looks at the budget
 _FREE, _PER_BYTE = 2_000_000, 100  # instructions; reading a whole file takes about one for two bytes
-_SIDE_FILES = ("-wal", "-journal")
 
 
 @contextmanager
@@ -89,16 +88,6 @@ def generation_of_file(path: Path, subject: str) -> Generation:
     if "entries" in present:
         return Generation.SQLITE
     raise FlistFormatError(f"{subject} is a SQLite database, but not of a flist")
-
-
-def has_pending_writes(path: Path) -> bool:
-    """Whether a journal or write-ahead log beside `path` holds what the file itself does not."""
-    return any(side.is_file() and side.stat().st_size for side in side_files(path))
-
-
-def side_files(path: Path) -> list[Path]:
-    """Where SQLite puts the journal and the write-ahead log of `path`."""
-    return [path.with_name(path.name + suffix) for suffix in _SIDE_FILES]
 
 
 def settle(path: Path, subject: str) -> None:
