@@ -95,18 +95,28 @@ if [ ! -e $policy ]; then
     $as_root chmod 755 $policy
 fi
 
-apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null; }
+# Quiet, unless it fails.
+apt() {
+    log=$(mktemp)
+    if $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q "$@" </dev/null >"$log" 2>&1; then
+        rm -f "$log"
+    else
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+}
 
 note "installing $need $want"
 apt update || note "apt-get update failed; going on with the lists at hand"
 # shellcheck disable=SC2046,SC2086
 need=$(echo $(missing $BUILD $(python_packages)))
 # shellcheck disable=SC2086
-[ -z "$need" ] || apt install --no-install-recommends -y $need >/dev/null
+[ -z "$need" ] || apt install --no-install-recommends -y $need
 # shellcheck disable=SC2046,SC2086
 found=$(known $(missing $TESTS))
 # shellcheck disable=SC2086
-if [ -n "$found" ] && ! apt install --no-install-recommends -y $found >/dev/null; then
+if [ -n "$found" ] && ! apt install --no-install-recommends -y $found; then
     note "not everything that the tests need could be installed"
 fi
 case " $want " in

@@ -39,10 +39,10 @@ def kernel_has(file_system: str) -> bool:
 
 
 def command(*argv: str | os.PathLike[str]) -> None:
-    """Run a program to its end; what it said is the error where it fails."""
+    """Run a program to its end; the last line that it said is the error where it fails."""
     done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[:300]
+        said = ((done.stderr or done.stdout).strip().splitlines() or ["it said nothing"])[-1]
         raise MountError(f"{os.fspath(argv[0])} ended with status {done.returncode}: {said}", hint="")
 
 

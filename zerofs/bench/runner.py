@@ -92,6 +92,8 @@ class Bench:
                 stack.callback(subject.unmount)
                 try:
                     subject.prepare()
+                    subject.mount()  # whether it can be mounted here shows only by doing it
+                    subject.unmount()
                 except MountError as error:
                     if kind is Zerofs:
                         raise
