@@ -526,7 +526,7 @@ def test_a_flipped_bit_in_the_cache_is_fetched_again(router: FakeRouter, make: M
         assert fetcher.read(chunk) == plain_of(1, LARGE)
         fetcher.close()
         assert router.count(chunk) == 2
-        assert cache.stats().dropped >= 1
+        assert cache.stats().damaged >= 1
         with cache.snapshot() as snapshot:
             assert snapshot.find(cache_name(chunk.key)) == plain_of(1, LARGE)
 

@@ -119,6 +119,13 @@ class CacheDirectory:
             os.close(self._users_fd)
             self._users_fd = -1
 
+    def data_inode(self) -> int:
+        """The inode of the data file, 0 where there is none."""
+        try:
+            return self.data.stat().st_ino
+        except FileNotFoundError:
+            return 0
+
     def set_aside(self, reason: str) -> None:
         """Rename the data file (behind the door) so that a new one can be made; the newest is kept.
 

@@ -13,13 +13,12 @@ import struct
 
 import xxhash
 
-LAYOUT = b"1"  # change with anything below, or with the databases in `environment`
+LAYOUT = b"1"  # change with anything below, or with the databases in `datafile`
 
 _HEADER = struct.Struct("<QQQQ")  # header's checksum, bytes' checksum, length, sequence number
 _CHECKED = struct.Struct("<QQ")  # of the header: length, sequence number
 _LENGTH = struct.Struct("<Q")
 HEADER_SIZE = _HEADER.size
-LONGEST_NAME = 511  # bytes, LMDB's bound
 
 
 class DamagedEntryError(Exception):

@@ -1,19 +1,7 @@
-"""The LMDB environment of a cache directory: one in a process, shared by all of its users.
+"""The LMDB environment of a cache directory: one in a process, shared by all who use it there.
 
-Place: between `lmdb`, which says what a chunk in the cache is, and the file ``data.mdb``.  This module
-opens the file, finds out whether it can be trusted, and replaces it where it cannot.
-
-Databases in it: ``chunks`` (name → entry, see `entry`), ``order`` (8-byte big-endian sequence number →
-4-byte length of the plain bytes, then the name: oldest first) and ``meta`` (``layout`` → version;
-``dropped`` → when something last was).
-
-LMDB's own settings: no ``writemap``, so the file grows as pages are used; no ``sync``, because a commit
-that reached the kernel outlives this process whatever ends it, and a host that goes down is noticed (see
-`directory`).  Read transactions that end are kept by py-lmdb for reuse, reset, and so pin no snapshot.
-
-SIGBUS: pages of the file that the disk cannot give, or that somebody cut off while it is mapped, end the
-process that touches them.  A file that is shorter than its tree says is refused when it is opened and no
-page is ever touched that was not written; against a later truncation only the directory's mode protects.
+Place: between `lmdb` and `datafile`.  It decides what an error of LMDB or of the disk means, replaces a
+file that cannot be trusted, and counts.
 
 Threads: any.  `_registry_lock` guards the table of open environments, `_lock` the replacing of one.
 A forked child must not use what its parent opened: there, environments answer as if they were empty.
@@ -21,46 +9,44 @@ A forked child must not use what its parent opened: there, environments answer a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import threading
+import time
 from pathlib import Path
-from typing import NamedTuple
 
 import lmdb
 
+from zerofs.cache.datafile import Mapped, UntrustedError, open_data
 from zerofs.cache.directory import CacheDirectory
-from zerofs.cache.entry import LAYOUT
 from zerofs.errors import CacheError
 
 logger = logging.getLogger(__name__)
 
-MAX_READERS = 2048  # of all processes together; 64 bytes each
-SPARE_TRANSACTIONS = 16
 SMALLEST_MAP = 1 << 20  # bytes; below this there is no room for a chunk and the trees
 MOST_REPLACEMENTS = 3  # per process; a disk that spoils file after file is left alone
-_UNWRITTEN_TAIL = 16  # pages at the end that LMDB may count without having written them
-_META_LAYOUT = b"layout"
+PAUSE = 10.0  # seconds without writes after the disk refused one
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+_BROKEN = (
+    lmdb.BadDbiError,
+    lmdb.BadTxnError,
+    lmdb.CorruptedError,
+    lmdb.CursorFullError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.MapResizedError,
+    lmdb.PageFullError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
 
 _registry_lock = threading.Lock()
 _registry: dict[tuple[int, int], Environment] = {}
-_inherited: list[Environment] = []  # of the parent process; never touched again
-
-
-class Mapped(NamedTuple):
-    """An open file.  Databases are handles within its environment."""
-
-    env: lmdb.Environment
-    meta: lmdb._Database
-    chunks: lmdb._Database
-    order: lmdb._Database
-    inode: int
-
-    def used(self) -> int:
-        """Bytes of the file up to the last page that ever was in use."""
-        return (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
+_never_closed: list[Environment] = []  # a parent process has it open, or views of it are still out
 
 
 class Environment:
@@ -71,10 +57,13 @@ class Environment:
         self.map_size = 0  # bytes
         self.mapped: Mapped | None = None  # None: not usable, all is served uncached
         self.users = 0
+        self.errors = 0
         self.replaced = 0  # files set aside since it was opened
         self._lock = threading.Lock()
         self._retired: list[Mapped] = []  # set aside, but views of them may still be out
         self._marked = False
+        self._resume_writes = 0.0  # time.monotonic()
+        self._warned: set[str] = set()
         with directory.door():
             try:
                 self.mapped = self._join_and_open(_whole_pages(max(size_limit, SMALLEST_MAP)))
@@ -84,11 +73,37 @@ class Environment:
         if self.mapped is not None:  # LMDB never maps less than is in use
             self.map_size = self.mapped.env.info()["map_size"]
 
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    def writable(self) -> Mapped | None:
+        """The open file, unless there is none or the disk has just refused a write."""
+        return self.mapped if time.monotonic() >= self._resume_writes else None
+
     def before_write(self) -> None:
         """To be called before each write transaction."""
         if not self._marked:
             self.directory.mark_in_use()
             self._marked = True
+
+    def trouble(self, mapped: Mapped, error: Exception) -> None:
+        """Decide what an error of LMDB or of the disk means, from any thread.  None is passed on."""
+        if isinstance(error, _BROKEN):
+            self.replace(mapped, f"data.mdb is damaged ({error})")
+            return
+        self.errors += 1
+        if isinstance(error, lmdb.ReadersFullError):
+            with contextlib.suppress(lmdb.Error):
+                mapped.env.reader_check()
+        else:
+            self._resume_writes = time.monotonic() + PAUSE
+        self.warn_once(type(error).__name__, f"not used for now: {error}")
+
+    def warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning("cache %s: %s", self.path, message)
 
     def replace(self, broken: Mapped, reason: str) -> None:
         """Set the file of `broken` aside and go on with an empty one, or without a cache.
@@ -100,18 +115,17 @@ class Environment:
                 return
             self._retired.append(broken)
             self.mapped = None
+            self.errors += 1
             self.replaced += 1
             if self.replaced > MOST_REPLACEMENTS:
-                logger.error(
-                    "cache %s: %s, and not for the first time; going on without it", self.path, reason
-                )
+                logger.warning("cache %s: %s, once too often; going on without a cache", self.path, reason)
                 return
             try:
                 with self.directory.door():
-                    if _inode(self.directory.data) == broken.inode:
+                    if self.directory.data_inode() == broken.inode:
                         self.directory.set_aside(reason)
                     self.mapped = self._open_or_replace()
-            except (OSError, lmdb.Error, CacheError, _UntrustedError) as error:
+            except (OSError, lmdb.Error, CacheError, UntrustedError) as error:
                 logger.warning("cache %s: %s, and no new one can be made: %s", self.path, reason, error)
 
     def close(self, *, keep_mapped: bool) -> None:
@@ -126,15 +140,11 @@ class Environment:
                 logger.warning("cache %s: not all of it reached the disk: %s", self.path, error)
         with self.directory.door():
             if keep_mapped:
-                _inherited.append(self)
+                _never_closed.append(self)
             else:
                 for each in (*self._retired, *([mapped] if mapped is not None else [])):
                     each.env.close()
             self.directory.leave(synced=synced)
-
-    @property
-    def path(self) -> Path:
-        return self.directory.path
 
     def _join_and_open(self, map_size: int) -> Mapped | None:
         """Open the file for the first time (behind the door); None where the disk does not let us."""
@@ -145,7 +155,7 @@ class Environment:
             if error.errno not in _DISK_ERRORS:
                 raise CacheError(f"the cache in {self.path} cannot be opened: {error.strerror}") from error
             reason = str(error.strerror)
-        except (lmdb.Error, _UntrustedError) as error:
+        except (lmdb.Error, UntrustedError) as error:
             reason = str(error)
         logger.warning("cache %s: cannot be opened, all is served without it: %s", self.path, reason)
         return None
@@ -153,64 +163,10 @@ class Environment:
     def _open_or_replace(self) -> Mapped:
         """Open the file (behind the door); one that is bad is set aside, and a new one made."""
         try:
-            return self._open()
-        except _UntrustedError as error:
+            return open_data(self.directory, self.map_size)
+        except UntrustedError as error:
             self.directory.set_aside(str(error))
-            return self._open()
-
-    def _open(self) -> Mapped:
-        if os.path.lexists(self.directory.data) and not _is_own_file(self.directory.data):
-            raise _UntrustedError("data.mdb is not a file that can be read and written")
-        self.directory.reserve_lock_file(MAX_READERS * 64)
-        try:
-            env = lmdb.Environment(
-                str(self.path),
-                map_size=self.map_size,
-                max_dbs=4,
-                max_readers=MAX_READERS,
-                max_spare_txns=SPARE_TRANSACTIONS,
-                sync=False,
-                meminit=False,
-                mode=0o600,
-            )
-        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
-            raise _UntrustedError(f"data.mdb is damaged ({error})") from error
-        try:
-            return self._check(env)
-        except BaseException:
-            env.close()
-            raise
-
-    def _check(self, env: lmdb.Environment) -> Mapped:
-        """Find out whether the file is whole and ours, before any page of its trees is touched."""
-        size = self.directory.data.stat().st_size
-        page_size = env.stat()["psize"]
-        missing = env.info()["last_pgno"] + 1 - size // page_size
-        if missing > _UNWRITTEN_TAIL:
-            raise _UntrustedError("data.mdb was truncated")
-        if missing > 0:
-            os.truncate(self.directory.data, size + missing * page_size)
-        try:
-            env.reader_check()
-            fresh = not env.stat()["entries"]
-            meta = env.open_db(b"meta", create=fresh)
-            if fresh:
-                with env.begin(meta, write=True) as transaction:
-                    transaction.put(_META_LAYOUT, LAYOUT)
-            with env.begin(meta) as transaction:
-                layout = transaction.get(_META_LAYOUT)
-            if layout != LAYOUT:
-                raise _UntrustedError("data.mdb has the layout of another version")
-            chunks, order = env.open_db(b"chunks"), env.open_db(b"order")
-        except (lmdb.DiskError, lmdb.ReadersFullError):
-            raise
-        except lmdb.Error as error:
-            raise _UntrustedError(f"data.mdb is damaged ({error})") from error
-        return Mapped(env, meta, chunks, order, _inode(self.directory.data))
-
-
-class _UntrustedError(Exception):
-    """The file must not be used; says why."""
+            return open_data(self.directory, self.map_size)
 
 
 def acquire(path: Path, size_limit: int) -> Environment:
@@ -241,7 +197,7 @@ def _forget_after_fork() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()
     for environment in _registry.values():
-        _inherited.append(environment)
+        _never_closed.append(environment)
         environment.mapped = None
     _registry.clear()
 
@@ -252,15 +208,3 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 def _whole_pages(size: int) -> int:
     page = os.sysconf("SC_PAGE_SIZE")
     return -(-size // page) * page
-
-
-def _inode(path: Path) -> int:
-    """The file's inode, 0 where there is none."""
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
-
-
-def _is_own_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and os.access(path, os.R_OK | os.W_OK)

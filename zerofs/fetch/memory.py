@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_PENDING = 8 << 20  # bytes that wait for the writer
+MOST_PENDING = 6 << 20  # bytes that wait for the writer
 MOST_RECENT = 8 << 20  # bytes of chunks that are not in the cache
-BATCH_BYTES = 4 << 20  # in one transaction
+BATCH_BYTES = 2 << 20  # in one transaction
 BATCH_CHUNKS = 256
 PATIENCE = 5.0  # seconds that a fetch thread waits for a writer that does not move
 CLOSE_PATIENCE = 10.0  # seconds for what is queued when it ends

@@ -1,0 +1,151 @@
+"""Writing to the cache: adding within the bound, and dropping what failed its check.
+
+Place: behind `ChunkCache.put_many`, which the fetcher's writer thread calls with a batch.
+
+The map size is the bound of the file.  LMDB cannot delete from a file without a free page, so some are
+kept in reserve, and what would need them is refused.
+
+Threads: any; `_lock` lets one of this process write at a time, and LMDB one of all processes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lmdb
+
+from zerofs.cache import entry
+from zerofs.cache.datafile import Mapped
+from zerofs.cache.environment import Environment
+
+RESERVE = 32  # pages
+_TREE_PAGES = 8  # that one more entry may take in both databases, besides its own
+_PAGE_HEADER = 16  # bytes, LMDB's
+
+Named = tuple[bytes, bytes | memoryview]  # name, plain bytes
+
+
+class Writer:
+    """See the module."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.stored = self.refused = 0
+        self.full = False  # an entry was refused and nothing has been dropped since
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._condemned: set[bytes] = set()
+        self._freed = 0  # pages of dropped entries that a refused one may find
+
+    def condemn(self, name: bytes) -> None:
+        """Drop an entry with the next write."""
+        self._condemned.add(name)
+
+    def write(self, entries: Iterable[Named]) -> int:
+        """Drop what is condemned and add `entries`; returns how many of them are there afterwards."""
+        pieces = [list(entries)]
+        present = 0
+        with self._lock:
+            self._attempt(self._drop_condemned)
+            while pieces:
+                piece = pieces.pop()
+                added = self._attempt(self._add, piece) if piece else 0
+                if added is not None:
+                    present += added
+                elif len(piece) > 1:
+                    half = len(piece) // 2
+                    pieces += [piece[half:], piece[:half]]
+                else:
+                    self._refuse()
+        return present
+
+    # -- under _lock -------------------------------------------------------------------------
+
+    def _attempt(self, write: Callable[..., int | None], *arguments: object) -> int | None:
+        """Run `write` on the open file.  Entries written; 0 after an error, None where they do not fit."""
+        mapped = self._environment.writable()
+        if mapped is None:
+            return 0
+        try:
+            self._environment.before_write()
+            return write(mapped, *arguments)
+        except lmdb.MapFullError:
+            return None
+        except (lmdb.Error, OSError) as error:
+            self._environment.trouble(mapped, error)
+            return 0
+
+    def _drop_condemned(self, mapped: Mapped) -> int:
+        condemned = list(self._condemned)
+        if not condemned:
+            return 0
+        with mapped.env.begin(mapped.chunks, write=True, buffers=True) as transaction:
+            freed = sum(_delete(transaction, mapped, name) for name in condemned)
+        self._condemned.difference_update(condemned)
+        if freed:
+            # LMDB gives pages out again only two transactions after they were freed.
+            with mapped.env.begin(mapped.meta, write=True) as transaction:
+                transaction.put(b"dropped", time.time_ns().to_bytes(8, "big"))
+            self._freed += freed
+            self.full = False
+        return 0
+
+    def _add(self, mapped: Mapped, piece: list[Named]) -> int | None:
+        """One transaction that adds what is missing; None where it would not fit."""
+        if not self._fits(mapped, piece):
+            return None
+        added = 0
+        with mapped.env.begin(mapped.chunks, write=True, buffers=True) as transaction:
+            sequence = _last_sequence(transaction, mapped)
+            for name, plain in piece:
+                if transaction.get(name) is None:
+                    sequence += 1
+                    transaction.put(name, entry.pack(name, plain, sequence))
+                    row = len(plain).to_bytes(4, "big") + name
+                    transaction.put(sequence.to_bytes(8, "big"), row, append=True, db=mapped.order)
+                    added += 1
+        self.stored += added
+        return len(piece)
+
+    def _fits(self, mapped: Mapped, piece: list[Named]) -> bool:
+        """Whether `piece` leaves the reserve alone, or can go where dropped entries were."""
+        needed = sum(_pages(len(plain), mapped) for _, plain in piece)
+        left = (self._environment.map_size - mapped.used()) // mapped.page_size - RESERVE
+        if needed + _TREE_PAGES * len(piece) <= left:
+            return True
+        if needed > self._freed:
+            return False
+        self._freed -= needed
+        return True
+
+    def _refuse(self) -> None:
+        self.refused += 1
+        self.full = True
+        size = self._environment.map_size
+        self._environment.warn_once("full", f"full at {size} bytes; what is not in it is served without it")
+
+
+def _pages(length: int, mapped: Mapped) -> int:
+    """Pages of an entry with `length` plain bytes."""
+    return -(-(length + entry.HEADER_SIZE + _PAGE_HEADER) // mapped.page_size)
+
+
+def _last_sequence(transaction: lmdb.Transaction[Any], mapped: Mapped) -> int:
+    with transaction.cursor(mapped.order) as cursor:
+        return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+
+
+def _delete(transaction: lmdb.Transaction[Any], mapped: Mapped, name: bytes) -> int:
+    """Remove an entry and its row in the order; returns the pages that this sets free."""
+    value = transaction.get(name)
+    if value is None:
+        return 0
+    sequence = entry.sequence_of(value).to_bytes(8, "big")
+    pages = _pages(len(value) - entry.HEADER_SIZE, mapped)
+    row = transaction.get(sequence, db=mapped.order)
+    if row is not None and row[4:] == name:
+        transaction.delete(sequence, db=mapped.order)
+    transaction.delete(name)
+    return pages
