@@ -17,6 +17,8 @@ from libc.string cimport memcmp, memcpy
 import logging
 from binascii import hexlify
 
+from zerofs.errors import ZerofsError
+
 cdef extern from "xxtea.h" nogil:
     void zerofs_xxtea_encrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
     void zerofs_xxtea_decrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
@@ -577,7 +579,7 @@ cdef class Operations:
         """Handles keep nothing."""
 
     def flush(self, handle):
-        """Nothing is ever dirty."""
+        raise self._error(ENOSYS)  # spares the kernel a request for every close from now on
 
     def fsync(self, handle, datasync):
         """Nothing is ever dirty."""
@@ -637,9 +639,11 @@ cdef class Operations:
         self.lock.release()
         try:
             plain = self.fetch(index, number)
-        except Exception as error:  # reported by the fetcher; the reader is told EIO whatever it was
+        except ZerofsError:  # reported by `fetch`
             plain = None
-            log.debug("chunk %d: %s", number, error)
+        except Exception:  # nothing may reach the binding: it would end the session
+            plain = None
+            log.exception("fetching chunk %d of the flist", number)
         finally:
             self.lock.acquire()
         if plain is None:

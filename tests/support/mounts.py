@@ -28,7 +28,7 @@ def _plain(field: bytes) -> str:
 def mounts() -> list[Mount]:
     """What is mounted in this process's namespace, in the order in which it was mounted."""
     table = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
         front, _, back = line.partition(b" - ")
         before, after = front.split(b" "), back.split(b" ")
         options = before[5] + b"," + after[2]

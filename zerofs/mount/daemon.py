@@ -73,11 +73,13 @@ def detach(*, log: Path | None, pid_file: Path | None = None, announce: str = ""
     sys.stdout.flush()
     sys.stderr.flush()
     listening, telling = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # until each side can deal with them
     child = os.fork()
     if child:
         os.close(telling)
         os.close(output)
         _wait(child, listening, announce)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     os.close(listening)
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -137,12 +139,11 @@ def _passing_on(child: int) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
-    before = {number: signal.signal(number, pass_on) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in _STOPPING:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    yield
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # the child has spoken: its word counts
 
 
 def _died(child: int) -> int:

@@ -23,6 +23,7 @@ from zerofs.flist.index import Index
 from zerofs.flist.load import LoadedFlist, load_flist, load_layers
 from zerofs.flist.model import Chunk
 from zerofs.mount.backend import Backend
+from zerofs.mount.failures import FailureLog
 from zerofs.mount.llfuse_engine import LlfuseEngine
 from zerofs.mount.options import MountOptions
 from zerofs.store.build import build_router
@@ -57,8 +58,8 @@ class FlistMount:
         self._operations = self._make_operations(flists)
         self._timings.mark("cache and stores")
         self._engine = LlfuseEngine(self._operations, self._place, _fuse_options(self._options))
-        self._closers.append(self._engine.unmount)
         self._engine.mount()
+        self._closers.append(self._engine.unmount)
         self._engine.start()
         self._timings.mark("fuse")
 
@@ -117,8 +118,14 @@ class FlistMount:
         fetcher = Fetcher(router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified)
         self._closers.append(fetcher.close)
 
-        def fetch(index: IndexMap, number: int) -> bytes | memoryview:
-            return fetcher.read(Chunk(*index.chunk(number)))
+        failures = FailureLog()
+
+        def fetch(index: IndexMap, number: int) -> bytes:
+            try:
+                return fetcher.read(Chunk(*index.chunk(number)))
+            except ZerofsError as error:
+                failures.report(error)
+                raise
 
         return Operations(
             self._mounted.map,

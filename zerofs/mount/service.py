@@ -193,8 +193,8 @@ def _prepare_target(options: MountOptions) -> Path:
     target = mountinfo.locate(options.target)
     clear_target(target)
     try:
-        if options.read_only:
-            target.mkdir(parents=True, exist_ok=True)
+        if options.read_only and not target.exists():
+            target.mkdir(parents=True)
         if not target.is_dir():
             missing = not target.exists()
             raise MountError(
