@@ -120,6 +120,14 @@ def test_a_private_one_is_in_memory_and_gone_at_the_end(sandbox: Sandbox) -> Non
     assert mountinfo.top(backend.path / "memory") is None
 
 
+def test_without_a_union_no_memory_is_set_aside(sandbox: Sandbox) -> None:
+    base = sandbox.path / "private"
+    with open_backend(None, union=False, base=base) as backend:
+        assert backend.private
+        assert mountinfo.holding(backend.path / "anything") == mountinfo.holding(base)
+    assert os.listdir(base) == ["ca"]
+
+
 def test_memory_is_bounded_by_half_unless_told(sandbox: Sandbox) -> None:
     with open_backend(None, base=sandbox.path / "private") as backend:
         backend.make_layers()

@@ -117,19 +117,20 @@ def test_who_stops_the_caller_stops_the_child(run: Run, number: signal.Signals) 
     assert (done.returncode, done.stderr) == (7, "stopped\n")
 
 
-def test_a_caller_that_is_gone_does_no_harm(run: Run, sandbox: Sandbox) -> None:
-    fifo = sandbox.path / "fifo"
-    os.mkfifo(fifo)
+def test_a_caller_that_is_gone_does_no_harm(run: Run) -> None:
+    listening, telling = os.pipe()
     done = run(
         "caller = os.getpid()\n"
         "daemon = go()\n"
         "os.kill(caller, signal.SIGKILL)\n"
         "while os.getppid() == caller: time.sleep(0.01)\n"
-        "daemon.ready(); (here / 'fifo').write_text('alive'); stay()",
-        stdin=subprocess.DEVNULL,
+        f"daemon.ready(); os.write({telling}, b'alive'); stay()",
+        pass_fds=[telling],
     )
+    os.close(telling)
     assert done.returncode == -signal.SIGKILL
-    assert fifo.read_text() == "alive"
+    assert os.read(listening, 100) == b"alive"
+    os.close(listening)
 
 
 def test_a_log_that_cannot_be_written(run: Run) -> None:

@@ -113,7 +113,9 @@ def test_a_dead_flist_is_taken_down(sandbox: Sandbox, serve: Callable[[Path], Se
     place = sandbox.directory("ro")
     server = serve(place)
     assert sorted(os.listdir(place)) == ["dir", "link", "plain", "suid"]
+    place.stat()
     server.kill()
+    place.stat()  # the kernel still knows: that says nothing about the server
     seen = mountinfo.top(place)
     assert seen is not None
     assert mountinfo.is_dead(seen)
@@ -142,3 +144,12 @@ def test_mounts_of_others_stay(sandbox: Sandbox) -> None:
     finally:
         unmount(place)
         unmount(place)
+
+
+def test_a_link_is_not_unmounted_through(sandbox: Sandbox) -> None:
+    place = sandbox.directory("here")
+    (sandbox.path / "link").symlink_to(place)
+    mount("none", place, "tmpfs")
+    assert not unmount(sandbox.path / "link")
+    assert not unmount(sandbox.path / "not there")
+    assert unmount(place)

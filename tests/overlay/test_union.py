@@ -120,6 +120,13 @@ def test_a_backend_keeps_what_was_done(join: Join, backend: Path) -> None:
         assert stat.S_IMODE(union.target.stat().st_mode) == 0o751
 
 
+def test_a_backend_keeps_a_top_that_alone_was_changed(join: Join, backend: Path) -> None:
+    with join(backend) as union:
+        union.target.chmod(0o700)
+    with join(backend) as union:
+        assert stat.S_IMODE(union.target.stat().st_mode) == 0o700
+
+
 def test_a_full_memory_layer_tells_the_writer(join: Join) -> None:
     with join(rw_size=1 << 20) as union:
         with pytest.raises(OSError) as caught:

@@ -57,6 +57,7 @@ def test_handlers_come_back() -> None:
         assert signal.getsignal(signal.SIGINT) != before[1]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
     assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_unmounting_is_seen_and_never_busy(events: Events, sandbox: Sandbox) -> None:
@@ -126,5 +127,12 @@ def test_the_end_of_a_helper_is_told_once(events: Events) -> None:
     helper.kill()
     helper.wait()
     assert next(seen) is Event.HELPER_ENDED
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert next(seen) is Event.HUP
+
+
+def test_a_wait_with_an_end(events: Events) -> None:
+    assert events[0].wait(0) == []
     os.kill(os.getpid(), signal.SIGHUP)
-    assert next(seen) is Event.HUP
+    assert events[0].wait(60) == [Event.HUP]

@@ -38,13 +38,19 @@ class Backend:
     """
 
     def __init__(
-        self, path: Path, lock: int, *, layers: Path | None = None, shared: Path | None = None
+        self,
+        path: Path,
+        lock: int,
+        *,
+        private: bool = False,
+        layers: Path | None = None,
+        shared: Path | None = None,
     ) -> None:
         self.path = path
         self._lock = lock
         self._layers = layers or path
         self._shared = shared or path
-        self._private = layers is not None
+        self._private = private
 
     @property
     def ro(self) -> Path:
@@ -114,15 +120,18 @@ class Backend:
         self.close()
 
 
-def open_backend(path: Path | None, *, rw_size: int | None = None, base: Path = DEFAULT) -> Backend:
+def open_backend(
+    path: Path | None, *, rw_size: int | None = None, union: bool = True, base: Path = DEFAULT
+) -> Backend:
     """Take a backend for this process, and clean away what a killed process left mounted of it.
 
     Without `path` it is a private one below `base`, its read-write layer in memory: `rw_size` bytes at
-    most, half of the memory where that is None.  Raises BackendError where it cannot be used or belongs to
+    most, half of the memory where that is None.  No `union`: there will be no such layer, so no memory
+    is set aside for it.  Raises BackendError where it cannot be used or belongs to
     another user, and MountError where another process holds it.
     """
     if path is None:
-        return _open_private(base, rw_size)
+        return _open_private(base, rw_size, union=union)
     place = Path(os.path.realpath(path))
     try:
         place.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -211,7 +220,7 @@ def _refuse_precious(path: Path, target: Path) -> None:
 # -- private backends ----------------------------------------------------------------------
 
 
-def _open_private(base: Path, rw_size: int | None) -> Backend:
+def _open_private(base: Path, rw_size: int | None, *, union: bool) -> Backend:
     base = mountinfo.locate(base)
     _open_base(base)
     _sweep(base)
@@ -230,9 +239,11 @@ def _open_private(base: Path, rw_size: int | None) -> Backend:
         if _try_lock(lock) and os.fstat(lock).st_nlink > 0:
             break
         os.close(lock)
-    backend = Backend(path, lock, layers=path / _MEMORY, shared=base if _shares(base) else path)
+    layers = path / _MEMORY if union else path
+    backend = Backend(path, lock, private=True, layers=layers, shared=base if _shares(base) else path)
     try:
-        _mount_memory(path / _MEMORY, rw_size)
+        if union:
+            _mount_memory(layers, rw_size)
     except BaseException:
         backend.close()
         raise
@@ -290,7 +301,7 @@ def _sweep(base: Path) -> None:
         try:
             if os.fstat(fd).st_uid == os.geteuid() and _try_lock(fd):
                 logger.warning("%s: taking away the backend of a dead process", path)
-                _clear(Backend(path, fd, layers=path / _MEMORY))
+                _clear(Backend(path, fd, private=True, layers=path / _MEMORY))
                 _remove_private(path)
         except (BackendError, MountError) as error:
             logger.warning("cannot take away the backend of a dead process: %s", error)
