@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import lmdb
 import pytest
 
 from tests.cache.support import chunk, chunks, contents
-from zerofs.cache import environment
+from zerofs.cache import environment, writer
 from zerofs.cache.directory import KEPT_ASIDE
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.errors import CacheError
@@ -398,6 +399,15 @@ def test_sigkill_while_writing_loses_at_most_the_newest(tmp_path: Path, after: i
     assert not bad_files(tmp_path)
 
 
+OPENER = """
+from zerofs.cache.lmdb import ChunkCache
+from zerofs.errors import CacheError
+try:
+    ChunkCache(Path(sys.argv[1]), size_limit=1 << 20)
+except CacheError as error:
+    print(error)
+"""
+
 READER = """
 from zerofs.cache.lmdb import ChunkCache
 cache = ChunkCache(Path(sys.argv[1]), size_limit=16 << 20)
@@ -410,14 +420,23 @@ print("pinned", flush=True); sys.stdin.readline()
 def test_a_killed_reader_pins_nothing_once_somebody_opens_the_cache(tmp_path: Path) -> None:
     with ChunkCache(tmp_path, size_limit=SIZE) as cache:
         cache.put_many(chunks(2, LARGE))
-    child = start(READER, tmp_path)
-    assert child.stdout is not None and child.stdout.readline() == "pinned\n"
-    child.kill()
-    child.communicate()
-    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        child = start(READER, tmp_path)
+        assert child.stdout is not None and child.stdout.readline() == "pinned\n"
+        child.kill()
+        child.communicate()
+        opener = start(OPENER, tmp_path)
+        opener.communicate(timeout=20)
         for number in range(10, 200):
             assert cache.put_many([chunk(number, LARGE)]) == 1, number
             cache.drop(chunk(number, 0)[0])
+
+
+HOLDER = """
+from zerofs.cache.lmdb import ChunkCache
+cache = ChunkCache(Path(sys.argv[1]), size_limit=16 << 20)
+with cache._environment.mapped.env.begin(write=True):
+    print("held", flush=True); sys.stdin.readline()
+"""
 
 
 def test_another_process_moves_on_when_the_file_was_set_aside(tmp_path: Path) -> None:
@@ -456,16 +475,6 @@ def test_a_forked_child_leaves_the_cache_of_its_parent_alone(tmp_path: Path) -> 
         assert cache.put_many(chunks(3, 100)) == 3
 
 
-OPENER = """
-from zerofs.cache.lmdb import ChunkCache
-from zerofs.errors import CacheError
-try:
-    ChunkCache(Path(sys.argv[1]), size_limit=1 << 20)
-except CacheError as error:
-    print(error)
-"""
-
-
 def test_processes_of_another_pid_namespace_are_kept_out(tmp_path: Path) -> None:
     with ChunkCache(tmp_path, size_limit=SIZE):
         boot, namespace, size = (tmp_path / "users.lock").read_text().split()
@@ -487,3 +496,30 @@ def test_closing_with_a_view_out_keeps_the_view_readable(tmp_path: Path) -> None
     cache.close()
     assert view == chunk(0, LARGE)[1]
     snapshot.release()
+
+
+def test_a_view_stays_readable_whichever_cache_object_is_closed_last(tmp_path: Path) -> None:
+    first, second = (ChunkCache(tmp_path, size_limit=SIZE) for _ in range(2))
+    first.put_many(chunks(1, LARGE))
+    snapshot = first.snapshot()
+    view = snapshot.find(chunk(0, 0)[0])
+    first.close()
+    second.close()
+    assert view == chunk(0, LARGE)[1]
+    snapshot.release()
+
+
+def test_closing_does_not_wait_for_a_lock_that_another_process_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "STOP_PATIENCE", 0.1)
+    cache = ChunkCache(tmp_path, size_limit=SIZE)
+    child = start(HOLDER, tmp_path)
+    assert child.stdout is not None and child.stdout.readline() == "held\n"
+    stuck = threading.Thread(target=lambda: cache.put_many(chunks(1, 100)))
+    stuck.start()
+    while not cache._writer._lock.locked():
+        pass
+    cache.close()
+    child.communicate("end\n", timeout=20)
+    stuck.join()

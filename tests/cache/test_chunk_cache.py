@@ -175,6 +175,17 @@ def test_a_full_cache_can_drop_and_takes_as_much_again(cache: ChunkCache) -> Non
     assert cache.stats().errors == cache.stats().replaced == 0
 
 
+def test_a_full_cache_of_small_entries_can_drop_many_at_once(cache: ChunkCache) -> None:
+    names = [name for name, _ in chunks(6000, 0)]
+    assert cache.put_many(chunks(6000, 3000)) < 6000
+    there = [name for name, held in zip(names, cache.has_many(names), strict=True) if held]
+    for name in there[::2]:
+        cache._condemn(name)
+    cache.put_many(())
+    assert not any(cache.has_many(there[::2])) and all(cache.has_many(there[1::2]))
+    assert cache.stats().errors == 0
+
+
 def test_a_smaller_bound_does_not_shrink_what_is_there(tmp_path: Path) -> None:
     with ChunkCache(tmp_path, size_limit=SIZE) as cache:
         cache.put_many(chunks(60, LARGE))

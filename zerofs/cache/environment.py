@@ -57,6 +57,7 @@ class Environment:
         self.map_size = 0  # bytes
         self.mapped: Mapped | None = None  # None: not usable, all is served uncached
         self.users = 0
+        self.in_use = False  # by who has given it back, and so for good
         self.errors = 0
         self.replaced = 0  # files set aside since it was opened
         self._lock = threading.Lock()
@@ -128,8 +129,8 @@ class Environment:
             except (OSError, lmdb.Error, CacheError, UntrustedError) as error:
                 logger.warning("cache %s: %s, and no new one can be made: %s", self.path, reason, error)
 
-    def close(self, *, keep_mapped: bool) -> None:
-        """Put everything on the disk and close.  `keep_mapped`: views are out, so only forget the file."""
+    def close(self) -> None:
+        """Put everything on the disk and close; what is in use is only forgotten."""
         mapped, self.mapped = self.mapped, None
         synced = True
         if mapped is not None:
@@ -139,7 +140,7 @@ class Environment:
                 synced = False
                 logger.warning("cache %s: not all of it reached the disk: %s", self.path, error)
         with self.directory.door():
-            if keep_mapped:
+            if self.in_use:
                 _never_closed.append(self)
             else:
                 for each in (*self._retired, *([mapped] if mapped is not None else [])):
@@ -185,11 +186,15 @@ def acquire(path: Path, size_limit: int) -> Environment:
 
 
 def release(environment: Environment, *, keep_mapped: bool = False) -> None:
-    """Give back what `acquire` gave; the last one closes it."""
+    """Give back what `acquire` gave; the last one closes it.
+
+    `keep_mapped`: views are out or a write is under way, so the file must stay where it is in memory.
+    """
     with _registry_lock:
         environment.users -= 1
+        environment.in_use |= keep_mapped
         if environment.users == 0 and _registry.pop(environment.directory.identity, None) is environment:
-            environment.close(keep_mapped=keep_mapped)
+            environment.close()
 
 
 def _forget_after_fork() -> None:

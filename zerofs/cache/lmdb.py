@@ -119,10 +119,11 @@ class ChunkCache:
         )
 
     def close(self) -> None:
-        """Give the cache up.  Where a snapshot was not released, the file stays mapped for its views."""
+        """Give the cache up.  Where a snapshot is out, or a write does not end, the file stays mapped."""
         if not self._closed:
             self._closed = True
-            environment.release(self._environment, keep_mapped=bool(self._live))
+            in_use = not self._writer.stop() or bool(self._live)
+            environment.release(self._environment, keep_mapped=in_use)
 
     def __enter__(self) -> Self:
         return self

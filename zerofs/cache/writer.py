@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import lmdb
@@ -22,6 +23,8 @@ from zerofs.cache.datafile import Mapped
 from zerofs.cache.environment import Environment
 
 RESERVE = 32  # pages
+DROP_TOGETHER = 4  # entries; each costs a path of pages in both databases
+STOP_PATIENCE = 2.0  # seconds; another process may hold LMDB's lock for longer
 _TREE_PAGES = 8  # that one more entry may take in both databases, besides its own
 _PAGE_HEADER = 16  # bytes, LMDB's
 
@@ -37,6 +40,7 @@ class Writer:
         self._environment = environment
         self._lock = threading.Lock()
         self._condemned: set[bytes] = set()
+        self._stopped = False
         self._freed = 0  # pages of dropped entries that a refused one may find
 
     def condemn(self, name: bytes) -> None:
@@ -47,6 +51,8 @@ class Writer:
         """Drop what is condemned and add `entries`; returns how many of them are there afterwards."""
         pieces = [list(entries)]
         present = 0
+        if self._stopped:
+            return 0
         with self._lock:
             self._attempt(self._drop_condemned)
             while pieces:
@@ -61,12 +67,17 @@ class Writer:
                     self._refuse()
         return present
 
+    def stop(self) -> bool:
+        """Let no more writes begin; whether none is under way, after waiting a moment for one that is."""
+        self._stopped = True
+        return self._lock.acquire(timeout=STOP_PATIENCE)
+
     # -- under _lock -------------------------------------------------------------------------
 
     def _attempt(self, write: Callable[..., int | None], *arguments: object) -> int | None:
         """Run `write` on the open file.  Entries written; 0 after an error, None where they do not fit."""
         mapped = self._environment.writable()
-        if mapped is None:
+        if mapped is None or self._stopped:
             return 0
         try:
             self._environment.before_write()
@@ -78,18 +89,18 @@ class Writer:
             return 0
 
     def _drop_condemned(self, mapped: Mapped) -> int:
-        condemned = list(self._condemned)
-        if not condemned:
-            return 0
-        with mapped.env.begin(mapped.chunks, write=True, buffers=True) as transaction:
-            freed = sum(_delete(transaction, mapped, name) for name in condemned)
-        self._condemned.difference_update(condemned)
-        if freed:
-            # LMDB gives pages out again only two transactions after they were freed.
-            with mapped.env.begin(mapped.meta, write=True) as transaction:
-                transaction.put(b"dropped", time.time_ns().to_bytes(8, "big"))
-            self._freed += freed
-            self.full = False
+        """Drop them a few at a time: each transaction has to do with the reserve."""
+        while self._condemned:
+            group = list(islice(self._condemned, DROP_TOGETHER))
+            with mapped.env.begin(mapped.chunks, write=True, buffers=True) as transaction:
+                freed = sum(_delete(transaction, mapped, name) for name in group)
+            self._condemned.difference_update(group)
+            if freed:
+                # LMDB gives pages out again only two transactions after they were freed.
+                with mapped.env.begin(mapped.meta, write=True) as transaction:
+                    transaction.put(b"dropped", time.time_ns().to_bytes(8, "big"))
+                self._freed += freed
+                self.full = False
         return 0
 
     def _add(self, mapped: Mapped, piece: list[Named]) -> int | None:
