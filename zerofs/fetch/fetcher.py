@@ -19,8 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zerofs.chunk.codec import Codec, cache_name, codec_of, decode
 from zerofs.errors import ChunkError, StoreError, StoreTimeoutError, ZerofsError
@@ -52,8 +51,7 @@ class ChunkSource(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class FetchStats:
+class FetchStats(NamedTuple):
     """Counts since the start.  Chunks, where nothing else is said."""
 
     demanded: int = 0  # calls of `read`
@@ -105,7 +103,7 @@ class Fetcher:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._ahead = 0  # threads that work for the background
-        self._stats = FetchStats()
+        self._counts = dict.fromkeys(FetchStats._fields, 0)
         self._closing = False
 
     def read(self, chunk: Chunk) -> bytes:
@@ -115,7 +113,7 @@ class Fetcher:
         """
         name = _memory_name(chunk)
         with self._lock:
-            self._stats.demanded += 1
+            self._counts["demanded"] += 1
             found = self._known(chunk, name)
         if found is None:
             found = self._from_cache(name)
@@ -138,14 +136,14 @@ class Fetcher:
                 if not self._queue.add(flight):
                     break
                 self._enqueued(flight)
-                self._stats.requested += 1
+                self._counts["requested"] += 1
             accepted += 1
         return accepted
 
     def stats(self) -> FetchStats:
         cached, uncached = self._memory.stats()
         with self._lock:
-            return replace(self._stats, cached=cached, uncached=uncached)
+            return FetchStats(**{**self._counts, "cached": cached, "uncached": uncached})
 
     def close(self) -> None:
         """Fail whoever waits, end all threads and commit what is decoded."""
@@ -167,17 +165,17 @@ class Fetcher:
     def _known(self, chunk: Chunk, name: bytes) -> bytes | Flight | None:
         """Bytes in memory, or a flight to wait for; raises a remembered failure.  Under the lock."""
         if (plain := self._memory.find(name)) is not None:
-            self._stats.from_memory += 1
+            self._counts["from_memory"] += 1
             return plain
         if failure := self._failures.get(chunk):
             until, error = failure
             if time.monotonic() < until:
-                self._stats.remembered_failures += 1
+                self._counts["remembered_failures"] += 1
                 raise _again(error)
             del self._failures[chunk]
         flight = self._flights.get(chunk)
         if flight is not None:
-            self._stats.joined += 1
+            self._counts["joined"] += 1
             if not flight.demanded:
                 if not flight.taken:
                     flight.deadline = time.monotonic() + self._timeout
@@ -194,7 +192,7 @@ class Fetcher:
             plain = None if view is None else bytes(view)
         if plain is not None:
             with self._lock:
-                self._stats.from_cache += 1
+                self._counts["from_cache"] += 1
         return plain
 
     def _launch(self, chunk: Chunk, name: bytes) -> Flight:
@@ -210,7 +208,7 @@ class Fetcher:
         if not flight.wait():
             error = StoreTimeoutError(f"a chunk did not arrive within {self._timeout:g} s")
             with self._lock:
-                self._stats.timeouts += 1
+                self._counts["timeouts"] += 1
             self._land(flight, error=error)
         if flight.plain is not None:
             return flight.plain
@@ -243,7 +241,7 @@ class Fetcher:
             if self._flights.get(flight.chunk) is flight:
                 del self._flights[flight.chunk]
             if error is not None:
-                self._stats.failures += 1
+                self._counts["failures"] += 1
                 if flight.demanded:
                     self._remember(flight.chunk, error)
             flight.land(plain=plain, error=error)
@@ -330,12 +328,12 @@ class Fetcher:
             plain = decode(chunk.key, payload, chunk.size, allow_unverified=self._allow_unverified)
         except ChunkError:
             with self._lock:
-                self._stats.verify_failures += 1
+                self._counts["verify_failures"] += 1
             raise
         with self._lock:
-            self._stats.fetched += 1
-            self._stats.fetched_bytes += len(payload)
-            self._stats.plain_bytes += len(plain)
+            self._counts["fetched"] += 1
+            self._counts["fetched_bytes"] += len(payload)
+            self._counts["plain_bytes"] += len(plain)
         self._land(flight, plain=plain)
         self._memory.wait_for_room()
 
