@@ -26,6 +26,7 @@ from zerofs.errors import (
 )
 from zerofs.flist.model import Route
 from zerofs.store import breaker, destination, writeback
+from zerofs.store import router as router_module
 from zerofs.store.build import build_router
 from zerofs.store.layers import RouterConfig, Rule
 from zerofs.store.ranges import IdRange
@@ -98,6 +99,7 @@ def test_two_replicas_one_corrupt_one_missing_some_and_a_cache_that_fills(
     assert list(cache.get_many(IDS, within())) == list(CHUNKS.values())
     assert router.written_back() == (len(IDS), 0)
     assert not Reader().read(router).failed  # all from the cache now:
+    assert router.drain(10)
     assert router.written_back() == (len(IDS), 0)
     router.close()
 
@@ -128,6 +130,25 @@ def test_a_cache_pool_that_is_down_or_full_fails_no_read(
     assert router.written_back() == (0, len(IDS))
     assert sum("not written to a cache pool" in line for line in caplog.messages) == 1
     router.close()
+
+
+def test_a_cache_pool_that_hangs_holds_nobody_up(
+    redis_server: Start, proxied: Proxied, directories: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writeback, "MAX_BYTES", 2000)
+    monkeypatch.setattr(router_module, "CLOSE_TIMEOUT", 0.1)
+    server = redis_server()
+    proxy = proxied((server.host, server.port))
+    proxy.fault = Fault("silence")
+    store_at(directories["a"]).put_many(list(CHUNKS.items()), within())
+    router = router_of(
+        f"pools: {{c: {{'0:f': redis://{proxy.host}:{proxy.port}}}, p: {{'0:f': '{directories['a']}'}}}}\n"
+        "lookup: [p]\ncache: [c]\n"
+    )
+    assert not Reader().read(router).failed
+    written, dropped = router.written_back()
+    assert written == 0 and dropped > 0  # what is more than the queue holds, while the store hangs
+    must_end(router.close)
 
 
 def test_a_cache_gets_only_what_its_ranges_take(directories: dict[str, str]) -> None:
