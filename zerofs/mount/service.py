@@ -130,6 +130,8 @@ class _Service:
             if layers is None:
                 return
             started = time.monotonic()
+            if self._overlay is not None:
+                self._overlay.refresh()  # a union that cannot take up another tree says so before there is one
             self._flist.swap(layers, lingering=self._overlay is not None)
             if self._overlay is not None:
                 self._overlay.refresh()
@@ -229,5 +231,5 @@ def _overlay_flags(chosen: frozenset[str]) -> int:
 @contextlib.contextmanager
 def _open_backend(options: MountOptions) -> Iterator[Backend]:
     rw_size = None if options.rw_size is None else parse_size(options.rw_size)
-    with open_backend(options.backend, rw_size=rw_size) as backend:
+    with open_backend(options.backend, rw_size=rw_size, union=not options.read_only) as backend:
         yield backend

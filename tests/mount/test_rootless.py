@@ -1,0 +1,126 @@
+"""The drop-in command without root: through fusermount and fuse-overlayfs, and in a user namespace.
+
+/dev/fuse may be root's alone on the host that runs this; each test has a device of its own, in a mount
+namespace of its own, where the whole story is played by a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Image, write
+from tests.support.sandbox import BINARIES, Sandbox
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="making namespaces and device nodes takes root")
+
+USER = pwd.getpwnam("nobody").pw_uid  # fusermount serves only users who have a name
+
+STORY = r"""
+set -e
+mount --make-rprivate /
+if [ -n "$AS" ]; then
+    mount -t tmpfs dev "$BOX/dev"
+    mknod -m 666 "$BOX/dev/fuse" c 10 229
+    mount --bind "$BOX/dev/fuse" /dev/fuse
+fi
+cd "$BOX/home"
+$AS mkdir -p mnt
+# the interpreter may lie where only root can go: the command is the first thing that the user executes
+$AS "$G8UFS" --meta "$FLIST" --storage-url "$STORE" --cache cache $OPTIONS mnt > said 2> errors & server=$!
+for n in $(seq 300); do
+    grep -q 'mount starts' said && break
+    kill -0 $server || { cat errors; exit 9; }
+    sleep 0.05
+done
+grep -q 'mount starts' said
+$AS sh -c "$CHECKS"
+grep " $BOX/home/mnt " /proc/self/mountinfo | grep -o -e ' - [^ ]*'
+kill $server
+wait $server
+if grep " $BOX/home" /proc/self/mountinfo; then exit 7; fi
+"""
+
+READING = r"""
+set -e
+test "$(cat mnt/dir/file)" = content
+cmp mnt/big "$BOX/source-image/big"
+if touch mnt/x 2> /dev/null; then exit 8; fi
+"""
+
+WRITING = r"""
+set -e
+test "$(cat mnt/dir/file)" = content
+cmp mnt/big "$BOX/source-image/big"
+echo mine > mnt/dir/mine
+echo more >> mnt/dir/file
+test "$(cat mnt/dir/file)" = "$(printf 'content\nmore')"
+rm mnt/gone
+test ! -e mnt/gone
+mv mnt/dir/mine mnt/moved
+test "$(cat mnt/moved)" = mine
+"""
+
+
+def play(sandbox: Sandbox, image: Image, enter: list[str], user: int, checks: str, options: str) -> str:
+    """The type of the mount that the user saw."""
+    sandbox.directory("dev")
+    home = sandbox.directory("home")
+    os.chown(home, user, user)
+    environment = {
+        **os.environ,
+        "AS": f"setpriv --reuid={user} --regid={user} --clear-groups" if user else "",
+        "BOX": str(sandbox.path),
+        "G8UFS": str(BINARIES / "g8ufs"),
+        "FLIST": str(image.flist),
+        "STORE": f"dir://{image.store}",
+        "OPTIONS": options,
+        "CHECKS": checks,
+        "HOME": str(home),
+    }
+    done = subprocess.run(
+        ["unshare", *enter, "--mount", "sh", "-c", STORY],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    errors = home / "errors"
+    assert done.returncode == 0, done.stdout + done.stderr + (errors.read_text() if errors.exists() else "")
+    return done.stdout.split()[-1]
+
+
+def pack_for(pack: Callable[..., Image], user: int) -> Image:
+    def fill(root: Path) -> None:
+        write(root / "dir" / "file", "content\n")
+        write(root / "gone", "gone")
+        write(root / "big", os.urandom(1_200_000))
+        for path in (root, *root.rglob("*")):
+            os.chown(path, user, user)
+
+    return pack("image", fill)
+
+
+def test_read_only(sandbox: Sandbox, pack: Callable[..., Image]) -> None:
+    seen = play(sandbox, pack_for(pack, USER), [], USER, READING, "--ro --backend backend")
+    assert seen == "fuse.g8ufs"
+
+
+@pytest.mark.parametrize("backend", ["--backend backend", "--backend other --reset"])
+def test_read_write(sandbox: Sandbox, pack: Callable[..., Image], backend: str) -> None:
+    if shutil.which("fuse-overlayfs") is None:
+        pytest.skip("no package fuse-overlayfs")
+    assert play(sandbox, pack_for(pack, USER), [], USER, WRITING, backend) == "fuse.fuse-overlayfs"
+
+
+@pytest.mark.parametrize("options", ["", "--backend backend"])
+def test_in_a_user_namespace(sandbox: Sandbox, pack: Callable[..., Image], options: str) -> None:
+    enter = ["--user", "--map-root-user"]
+    assert play(sandbox, pack_for(pack, 0), enter, 0, WRITING, options) == "overlay"
