@@ -40,6 +40,7 @@ COMMANDS = {
     "info": Command("zerofs.cli.info", "describe a flist: format, counts, sizes, stores"),
     "merge": Command("zerofs.cli.merge", "lay several flists over each other into one"),
     "store": Command("zerofs.cli.store", "copy the chunks of a flist between stores"),
+    "completion": Command("zerofs.cli.completion", "print the completions for a shell"),
     "bench": Command(
         "zerofs.bench", "measure a mount against plain directories and its peers", own_parser=True
     ),
@@ -85,15 +86,16 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in COMMANDS:
         raise UsageError(f"no such command: {name}{_suggestion(name)}", hint="zerofs --help lists them")
-    if name is not None and COMMANDS[name].own_parser:
-        return int(
-            importlib.import_module(COMMANDS[name].module).main(arguments[arguments.index(name) + 1 :])
-        )
-    parser = build_parser((name,) if name else ())
-    if not arguments:
-        parser.print_help()
-        return UsageError.exit_code
+    command = COMMANDS[name] if name is not None else None
     try:
+        if name is not None and command is not None and command.own_parser:
+            position = arguments.index(name)
+            others = arguments[:position] + arguments[position + 1 :]
+            return int(importlib.import_module(command.module).main(others))
+        parser = build_parser((name,) if name else ())
+        if not arguments:
+            parser.print_help()
+            return UsageError.exit_code
         args = parser.parse_args(arguments)
     except SystemExit as end:  # --help and --version
         return int(end.code or 0)

@@ -29,7 +29,7 @@ class Loss(enum.Enum):
     SUBSECOND = "subsecond_times", "modification times are cut to whole seconds"
     TIME_RANGE = "times_out_of_range", "times outside of what the format holds are set to its nearest"
     OWNER_RANGE = "owners_out_of_range", "owners outside of 0–4294967294 become 65534"
-    NOT_UTF8 = "names_not_utf8", "names or link targets that are not UTF-8 are altered: the format holds text"
+    NOT_UTF8 = "names_not_utf8", "names or targets are not UTF-8: other readers of the format may alter them"
 
     def __init__(self, label: str, meaning: str) -> None:
         self.label = label
