@@ -31,6 +31,8 @@ def mounts() -> list[Mount]:
     for line in Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
         front, _, back = line.partition(b" - ")
         before, after = front.split(b" "), back.split(b" ")
+        if len(after) < 3:
+            continue  # the table changed while it was read: another process mounts, and not below us
         options = before[5] + b"," + after[2]
         table.append(Mount(Path(_plain(before[4])), _plain(after[0]), _plain(after[1]), _plain(options)))
     return table
