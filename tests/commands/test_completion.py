@@ -1,4 +1,4 @@
-"""The completions of shells."""
+"""The completions of shells, and the manual page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from tests.commands.conftest import Zerofs
 from zerofs.cli import COMMANDS
+from zerofs.cli.words import all_words
 
 
 def completed(script: Path, line: str) -> set[str]:
@@ -48,3 +49,18 @@ def test_other_shells(zerofs: Zerofs, tmp_path: Path, shell: str) -> None:
     if shutil.which(shell):
         (tmp_path / "script").write_text(text)
         subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+def test_every_option_is_explained() -> None:
+    for each in all_words():
+        assert all(option.help for option in each.options), each.command
+
+
+def test_manual_page(zerofs: Zerofs, tmp_path: Path) -> None:
+    page = zerofs("man").out
+    assert all(f".SS {name}\n" in page for name in COMMANDS)
+    assert r"\-\-one\-file\-system" in page
+    if shutil.which("groff"):
+        (tmp_path / "zerofs.1").write_text(page)
+        command = ["groff", "-man", "-Kutf8", "-Tutf8", "-ww", "-z", tmp_path / "zerofs.1"]
+        assert subprocess.run(command, capture_output=True, check=True).stderr == b""

@@ -41,6 +41,7 @@ COMMANDS = {
     "merge": Command("zerofs.cli.merge", "lay several flists over each other into one"),
     "store": Command("zerofs.cli.store", "copy the chunks of a flist between stores"),
     "completion": Command("zerofs.cli.completion", "print the completions for a shell"),
+    "man": Command("zerofs.cli.man", "print the manual page"),
     "bench": Command(
         "zerofs.bench", "measure a mount against plain directories and its peers", own_parser=True
     ),

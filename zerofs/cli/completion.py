@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from zerofs.cli import output
+
+if TYPE_CHECKING:
+    from zerofs.cli.words import Words
 
 EPILOG = """\
 examples:
@@ -20,64 +22,18 @@ examples:
 """
 
 
-class Option(NamedTuple):
-    """One option of a command, as a shell needs it."""
-
-    spellings: tuple[str, ...]
-    help: str
-    choices: tuple[str, ...]
-    takes_value: bool
-
-
-class Words(NamedTuple):
-    """What may follow a command: the words of it, such as ``store copy``, and its options."""
-
-    command: tuple[str, ...]
-    summary: str
-    options: tuple[Option, ...]
-    actions: tuple[str, ...]  # commands below it
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
 def run(args: argparse.Namespace) -> int:
-    from zerofs.cli import COMMANDS, build_parser
-    from zerofs.cli.mount_options import add_options
+    from zerofs.cli.words import all_words
 
     output.set_up(debug=args.debug)
-    parser = build_parser([name for name, command in COMMANDS.items() if not command.own_parser])
-    for action in _subparsers(parser):
-        add_options(action.choices["mount"])
-    words = list(_words((), "", parser))
+    words = all_words()
     output.say({"bash": _bash, "zsh": _zsh, "fish": _fish}[args.shell](words))
     return 0
-
-
-def _words(command: tuple[str, ...], summary: str, parser: argparse.ArgumentParser) -> Iterator[Words]:
-    """The words of `parser` and of all parsers below it."""
-    below = _subparsers(parser)
-    summaries = {each.dest: each.help or "" for action in below for each in action._choices_actions}
-    options = tuple(
-        Option(
-            tuple(action.option_strings),
-            (action.help or "").replace("%%", "%"),
-            tuple(map(str, action.choices or ())),
-            action.nargs != 0,
-        )
-        for action in parser._actions
-        if action.option_strings
-    )
-    yield Words(command, summary, options, tuple(summaries))
-    for action in below:
-        for name, subparser in action.choices.items():
-            yield from _words((*command, name), summaries[name], subparser)
-
-
-def _subparsers(parser: argparse.ArgumentParser) -> list[argparse._SubParsersAction[Any]]:
-    return [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
 
 
 def _bash(words: list[Words]) -> str:

@@ -8,9 +8,11 @@ dropped.  One lock, inside the queue.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -72,10 +74,14 @@ class Pool:
 
     def _stop(self) -> None:
         self._stopped.set()
-        for _ in self._threads:
-            self._queue.put(None)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+                self._queue.task_done()
+        self._queue.put(None)
+        deadline = time.monotonic() + GRACE
         for thread in self._threads:
-            thread.join(GRACE)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while (call := self._queue.get()) is not None:
@@ -87,3 +93,4 @@ class Pool:
                 self._stopped.set()
             finally:
                 self._queue.task_done()
+        self._queue.put(None)  # the next thread ends by the same one: the queue is too short for one each

@@ -106,7 +106,7 @@ class TarSource:
         losses = self._losses
         losses.check_owner(name, member.uid, member.gid)
         losses.check_times(name, mtime, ctime, subsecond=subsecond)
-        losses.check_text(name, name, target)
+        losses.check_text(name, name.rpartition(b"/")[2], target)
         losses.check_xattrs(name, _xattrs(member))
         if member.issparse():
             losses.add(Loss.SPARSE, name)
