@@ -1,0 +1,4 @@
+"""Making flists and taking them apart: pack, unpack, merge, and copying chunks between stores.
+
+Off the way of a read: nothing here is imported by a mount.
+"""

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from zerofs.errors import DestinationError, FlistCorruptError, FlistUnsafeError
 from zerofs.flist.index import MISSING, Index, Node
 from zerofs.flist.model import Kind
+from zerofs.pack.attributes import set_attributes
 from zerofs.pack.contents import Contents, Piece, cut, pieces
 from zerofs.pack.losses import EXAMPLES, Count
 from zerofs.pack.nofollow import LIST, joined, opened
@@ -31,7 +32,6 @@ BATCH_BYTES = 4 << 20
 BATCH_PIECES = 256
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_ANY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Unpacker:
             with Pool(self._workers) as pool:
                 for batch in self._batches():
                     pool.submit(lambda batch=batch: self._write(batch))  # type: ignore[misc]
-            self._set_attributes()
+            set_attributes(self._index, self._root, self._directories, self._not_owned)
         return self._done
 
     @contextmanager
@@ -166,6 +166,9 @@ class Unpacker:
             self._done.entries[node.kind] -= 1
             self._done.devices = _counted(self._done.devices, joined(path, name))
 
+    def _not_owned(self, path: bytes) -> None:
+        self._done.owners = _counted(self._done.owners, path)
+
     def _clear(self, fd: int, name: bytes, kind: Kind) -> bool:
         """Make room for `name`; returns whether the directory that is wanted is there."""
         try:
@@ -213,52 +216,6 @@ class Unpacker:
                     finally:
                         os.close(file)
             self._progress.advance(size=place.piece.size)
-
-    # -- attributes
-
-    def _set_attributes(self) -> None:
-        for path, row in reversed(self._directories):
-            with opened(self._root, path, LIST) as fd:
-                for name, child in self._index.children(row):
-                    node = self._index.node(child)
-                    if node.kind is not Kind.DIR:
-                        self._set_named(fd, joined(path, name), name, node)
-                self._set(f"/proc/self/fd/{fd}", path, self._index.node(row))
-
-    def _set_named(self, fd: int, path: bytes, name: bytes, node: Node) -> None:
-        if node.kind is Kind.LINK:
-            self._chown(name, path, node, fd)
-            os.utime(name, (node.mtime, node.mtime), dir_fd=fd, follow_symlinks=False)
-            return
-        try:
-            file = os.open(name, _ANY, dir_fd=fd)
-        except FileNotFoundError:
-            if node.kind not in (Kind.CHARDEV, Kind.BLOCK):
-                raise
-            return  # a device that could not be made
-        try:
-            self._set(f"/proc/self/fd/{file}", path, node)
-        finally:
-            os.close(file)
-
-    def _set(self, link: str, path: bytes, node: Node) -> None:
-        """Set the attributes of what the magic link leads to."""
-        mode = node.attributes.mode
-        if not self._chown(link, path, node):
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they were given to another owner
-        Path(link).chmod(mode)
-        os.utime(link, (node.mtime, node.mtime))
-
-    def _chown(self, name: str | bytes, path: bytes, node: Node, fd: int | None = None) -> bool:
-        """Whether the owner is as it should be.  With `fd` the name in it, a link, itself."""
-        try:
-            os.chown(name, node.uid, node.gid, dir_fd=fd, follow_symlinks=fd is None)
-        except PermissionError:
-            if (node.uid, node.gid) == (os.geteuid(), os.getegid()):
-                return True
-            self._done.owners = _counted(self._done.owners, path)
-            return False
-        return True
 
     # -- the end of a run that failed
 
