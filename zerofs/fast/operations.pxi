@@ -1,0 +1,390 @@
+# -- the operations that llfuse calls ------------------------------------------------------
+
+cdef double FOREVER = 1e9  # seconds; nothing that the kernel was told ever changes by itself
+
+log = logging.getLogger("zerofs.mount")
+
+
+@cython.final
+cdef class Reply:
+    """Bytes of the mapped cache on their way into the kernel.
+
+    The snapshot that keeps them valid is given back the moment the binding has written its answer
+    (it releases the buffer then), so no snapshot outlives the request that it served.
+    """
+
+    cdef object snapshot
+    cdef object view  # keeps the memory of `data`
+    cdef const char *data
+    cdef Py_ssize_t size
+    cdef int exports
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, <void *>self.data, self.size, 1, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+        if self.exports == 0:
+            self._give_back()
+
+    def __dealloc__(self):
+        if self.snapshot is not None:
+            self._give_back()
+
+    cdef int _give_back(self) except -1:
+        snapshot, self.snapshot, self.view = self.snapshot, None, None
+        if snapshot is not None:
+            snapshot.release()
+        return 0
+
+
+cdef class Operations:
+    """A read-only file system over an `IndexMap`, in the shape that llfuse expects.
+
+    Node ids are rows of the index plus one; handles are node ids, so open and release keep nothing.
+    llfuse calls every method under its global lock, from several threads; only `read` lets go of it, while
+    it waits for `fetch(chunk number, IndexMap)`, which returns the plain bytes or raises.
+
+    `find(snapshot, name, verify)` semantics are those of `zerofs.cache.Snapshot.find`; `cache` may be None.
+    `swap` replaces the index by one whose rows and chunk numbers are a superset of the old one's.
+
+    An overlay above cannot bear a name to lead to another node while somebody holds the old one: it would
+    answer ESTALE until the holder is gone.  So the names given to `swap` as `replaced` **linger**: those whose
+    old node the kernel knows still lead to it, until the kernel forgets that node.
+    """
+
+    cdef IndexMap index
+    cdef object cache
+    cdef object cache_name
+    cdef object fetch
+    cdef object binding
+    cdef object Entry
+    cdef object Error
+    cdef object lock
+    cdef list names  # chunk number → name in the cache, made when first wanted
+    cdef uintptr_t *checked  # chunk number → address at which its bytes were last found sound
+    cdef uint64_t total_size
+    cdef bytearray known  # row → 1 while the kernel may hold a reference to the node
+    cdef dict lingering  # (row of the directory, name) → the old row that it still leads to
+    cdef readonly uint64_t reads
+    cdef readonly uint64_t bytes_read
+    cdef readonly uint64_t cache_hits
+    cdef readonly uint64_t failed_reads
+
+    def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, binding, uint64_t total_size=0):
+        self.cache = cache
+        self.cache_name = cache_name
+        self.fetch = fetch
+        self.binding = binding
+        self.Entry = binding.EntryAttributes
+        self.Error = binding.FUSEError
+        self.lock = binding.lock
+        self.checked = NULL
+        self.known = bytearray()
+        self.lingering = {}
+        self.swap(index, total_size)
+
+    def __dealloc__(self):
+        PyMem_Free(self.checked)
+
+    def swap(self, IndexMap index not None, uint64_t total_size=0, replaced=()):
+        """Serve `index` from now on.  Call it with the binding's lock held, or before the mount.
+
+        `replaced`: ((row of the directory, name), old row) of names that now lead elsewhere or nowhere.
+        """
+        cdef uint64_t known = 0 if self.index is None else self.index.tables.chunk_count
+        cdef uintptr_t *checked = <uintptr_t *>PyMem_Calloc(index.tables.chunk_count + 1, sizeof(uintptr_t))
+        if checked == NULL:
+            raise MemoryError
+        if index.tables.chunk_count < known:
+            PyMem_Free(checked)
+            raise ValueError("the new index knows fewer chunks than the old one")
+        if known:
+            memcpy(checked, self.checked, known * sizeof(uintptr_t))
+        PyMem_Free(self.checked)
+        self.checked = checked
+        self.names = (self.names or []) + [None] * <Py_ssize_t>(index.tables.chunk_count - known)
+        self.known.extend(bytes(index.tables.node_count - <uint64_t>len(self.known)))
+        for place, old in replaced:
+            # replaced twice while it is held: it goes on leading to what the kernel knows
+            if place not in self.lingering and self.known[old]:
+                self.lingering[place] = old
+        self.index = index
+        self.total_size = total_size
+
+    def lingering_names(self) -> list:
+        """The (row of the directory, name) pairs that still lead to a node of before a swap."""
+        return list(self.lingering)
+
+    cdef object _error(self, int number):
+        return self.Error(number)
+
+    cdef int64_t _row(self, uint64_t inode) except -1:
+        if inode == 0 or inode > self.index.tables.node_count:
+            raise self._error(ENOENT)
+        return inode - 1
+
+    cdef object _entry(self, uint64_t row):
+        cdef const NodeRow *node = &self.index.tables.nodes[row]
+        entry = self.Entry()
+        entry.st_ino = row + 1
+        entry.generation = 0
+        entry.entry_timeout = FOREVER
+        entry.attr_timeout = FOREVER
+        entry.st_mode = node.mode
+        entry.st_nlink = node.nlink
+        entry.st_uid = node.uid
+        entry.st_gid = node.gid
+        entry.st_rdev = node.rdev
+        entry.st_size = node.size
+        entry.st_blksize = 4096
+        entry.st_blocks = (node.size + 511) // 512
+        entry.st_atime_ns = node.mtime * 1000000000
+        entry.st_mtime_ns = node.mtime * 1000000000
+        entry.st_ctime_ns = node.ctime * 1000000000
+        return entry
+
+    def init(self):
+        """Called when the mount is up."""
+
+    def destroy(self):
+        """Called when the mount is gone."""
+
+    def lookup(self, uint64_t parent, bytes name not None, ctx):
+        cdef int64_t row = self._row(parent)
+        cdef int64_t found
+        if not is_directory(&self.index.tables, row):
+            raise self._error(ENOTDIR)
+        if self.index.tables.nodes[row].count == MISSING:
+            raise self._error(EIO)
+        if name == b".":
+            return self._entry(row)
+        if name == b"..":
+            return self._entry(self.index.tables.nodes[row].parent)
+        if PyBytes_GET_SIZE(name) > 255:  # newer kernels pass on what they used to refuse
+            raise self._error(ENAMETOOLONG)
+        if self.lingering:
+            old = self.lingering.get((row, name))
+            if old is not None:
+                entry = self._entry(old)
+                entry.entry_timeout = 0
+                return entry
+        found = find_child(&self.index.tables, row, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        if found >= 0:
+            self.known[found] = 1
+            return self._entry(found)
+        negative = self.Entry()  # node id 0: the kernel remembers that there is no such name
+        negative.st_ino = 0
+        negative.entry_timeout = FOREVER
+        return negative
+
+    def forget(self, inodes):
+        """The kernel dropped these nodes, each with all its lookups."""
+        cdef uint64_t inode
+        for inode, _ in inodes:
+            if 0 < inode <= self.index.tables.node_count:
+                self.known[inode - 1] = 0
+        if self.lingering:
+            self.lingering = {place: old for place, old in self.lingering.items() if self.known[old]}
+
+    def getattr(self, uint64_t inode, ctx):
+        return self._entry(self._row(inode))
+
+    def readlink(self, uint64_t inode, ctx):
+        cdef int64_t row = self._row(inode)
+        if self.index.tables.nodes[row].mode & TYPE_MASK != TYPE_LINK:
+            raise self._error(EINVAL)
+        return self.index.target(row)
+
+    def opendir(self, uint64_t inode, ctx):
+        cdef int64_t row = self._row(inode)
+        if not is_directory(&self.index.tables, row):
+            raise self._error(ENOTDIR)
+        if self.index.tables.nodes[row].count == MISSING:
+            raise self._error(EIO)
+        return inode
+
+    def readdir(self, uint64_t handle, uint64_t offset):
+        """Entries from `offset` on; 0 and 1 are `.` and `..`."""
+        cdef IndexMap index = self.index
+        cdef int64_t row = self._row(handle)
+        cdef const NodeRow *node = &index.tables.nodes[row]
+        cdef const ChildRow *child
+        cdef uint64_t count = 0 if node.count == MISSING else node.count
+        entry = self.Entry()
+        for position in range(offset, count + 2):
+            if position < 2:
+                entry.st_ino = (row if position == 0 else node.parent) + 1
+                entry.st_mode = TYPE_DIR
+                name = b"." if position == 0 else b".."
+            else:
+                child = &index.tables.children[node.first + <uint64_t>position - 2]
+                entry.st_ino = <uint64_t>child.node + 1
+                entry.st_mode = child.kind
+                name = index.tables.names[child.name:child.name + child.name_length]
+            yield name, entry, position + 1
+
+    def releasedir(self, handle):
+        """Handles keep nothing."""
+
+    def fsyncdir(self, handle, datasync):
+        """Nothing is ever dirty."""
+
+    def open(self, uint64_t inode, flags, ctx):
+        cdef int64_t row = self._row(inode)
+        if flags & 0o3:  # anything but O_RDONLY
+            raise self._error(EROFS)
+        if is_directory(&self.index.tables, row):
+            raise self._error(EISDIR)
+        return inode
+
+    def release(self, handle):
+        """Handles keep nothing."""
+
+    def flush(self, handle):
+        raise self._error(ENOSYS)  # spares the kernel a request for every close from now on
+
+    def fsync(self, handle, datasync):
+        """Nothing is ever dirty."""
+
+    def read(self, uint64_t handle, uint64_t offset, uint64_t size):
+        """`size` bytes at `offset`, fewer only at the end of the file; EIO where a chunk cannot be had."""
+        cdef IndexMap index = self.index
+        cdef int64_t row = self._row(handle)
+        cdef const NodeRow *node = &index.tables.nodes[row]
+        cdef uint64_t first, last
+        if node.mode & TYPE_MASK != TYPE_FILE:
+            raise self._error(EISDIR if is_directory(&index.tables, row) else EINVAL)
+        if offset >= node.size or size == 0:
+            return b""
+        size = min(size, node.size - offset)
+        self.reads += 1
+        self.bytes_read += size
+        if node.block_size == 0:
+            self._fail()
+        first = offset // node.block_size
+        last = (offset + size - 1) // node.block_size
+        if last >= node.count:  # the flist has no chunk for these bytes
+            self._fail()
+        if first == last:
+            return self._piece(index, node, first, offset - first * node.block_size, size)
+        return self._assemble(index, node, offset, size, first, last)
+
+    cdef _fail(self):
+        self.failed_reads += 1
+        raise self._error(EIO)
+
+    cdef bytes _assemble(self, IndexMap index, const NodeRow *node, uint64_t offset, uint64_t size,
+                         uint64_t first, uint64_t last):
+        """A read across chunk borders, copied together."""
+        cdef uint64_t position, start, length, done = 0
+        cdef Py_buffer view
+        out = PyBytes_FromStringAndSize(NULL, size)
+        for position in range(first, last + 1):
+            start = offset + done - position * node.block_size
+            length = min(node.block_size - start, size - done)
+            piece = self._piece(index, node, position, start, length)
+            PyObject_GetBuffer(piece, &view, PyBUF_SIMPLE)
+            memcpy(PyBytes_AS_STRING(out) + done, view.buf, length)
+            PyBuffer_Release(&view)
+            done += length
+        return out
+
+    cdef object _piece(self, IndexMap index, const NodeRow *node, uint64_t position, uint64_t start,
+                       uint64_t length):
+        """`length` bytes from `start` of the chunk at `position` of a file: mapped if cached, else fetched."""
+        cdef uint32_t number = index.tables.refs[node.first + position]
+        cdef uint64_t expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
+        piece = self._cached(index, number, expected, start, length)
+        if piece is not None:
+            self.cache_hits += 1
+            return piece
+        self.lock.release()
+        try:
+            plain = self.fetch(index, number)
+        except ZerofsError:  # reported by `fetch`
+            plain = None
+        except Exception:  # nothing may reach the binding: it would end the session
+            plain = None
+            log.exception("fetching chunk %d of the flist", number)
+        finally:
+            self.lock.acquire()
+        if plain is None:
+            self._fail()
+        if <uint64_t>len(plain) != expected:
+            log.error("chunk %d of the flist has %d bytes where a file says %d", number, len(plain), expected)
+            self._fail()
+        return memoryview(plain)[start:start + length]
+
+    cdef object _cached(self, IndexMap index, uint32_t number, uint64_t expected, uint64_t start, uint64_t length):
+        cdef Py_buffer view
+        cdef uintptr_t address
+        cdef uint64_t size
+        cdef Reply reply
+        if self.cache is None:
+            return None
+        name = self.names[number]
+        if name is None:
+            name = self.names[number] = self.cache_name(index._form(index.tables.chunks[number].key,
+                                                                    index.tables.chunks[number].key_form))
+        snapshot = self.cache.snapshot()
+        try:
+            found = snapshot.find(name, verify=False) if self.checked[number] else snapshot.find(name)
+            if found is None:
+                snapshot.release()
+                return None
+            PyObject_GetBuffer(found, &view, PyBUF_SIMPLE)
+            address = <uintptr_t>view.buf
+            size = <uint64_t>view.len
+            PyBuffer_Release(&view)
+            if self.checked[number] and self.checked[number] != address:
+                found = snapshot.find(name)  # it moved since its checksum was looked at
+                if found is None:
+                    snapshot.release()
+                    return None
+            if size != expected:
+                snapshot.release()
+                return None
+        except BaseException:
+            snapshot.release()
+            raise
+        self.checked[number] = address
+        reply = Reply.__new__(Reply)
+        reply.snapshot = snapshot
+        reply.view = found
+        reply.data = <const char *>address + start
+        reply.size = length
+        return reply
+
+    def statfs(self, ctx):
+        stats = self.binding.StatvfsData()
+        stats.f_bsize = stats.f_frsize = 4096
+        stats.f_blocks = (self.total_size + 4095) // 4096
+        stats.f_bfree = stats.f_bavail = 0
+        stats.f_files = self.index.tables.node_count
+        stats.f_ffree = stats.f_favail = 0
+        stats.f_namemax = 255
+        return stats
+
+    def access(self, uint64_t inode, mode, ctx):
+        """Only asked without default_permissions, where the kernel lets the mounter alone in."""
+        self._row(inode)
+        return not mode & 0o2  # W_OK
+
+    def getxattr(self, uint64_t inode, name, ctx):
+        self._row(inode)
+        raise self._error(ENODATA)
+
+    def listxattr(self, uint64_t inode, ctx):
+        # llfuse cannot answer with an empty list (it appends a NUL); the kernel turns this into ENOTSUP
+        raise self._error(ENOSYS)
+
+    def _read_only(self, *arguments):
+        raise self._error(EROFS)
+
+    create = link = mkdir = mknod = removexattr = rename = rmdir = _read_only
+    setattr = setxattr = symlink = unlink = write = _read_only
+
+    def stacktrace(self):
+        raise self._error(ENOSYS)
