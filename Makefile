@@ -4,7 +4,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
-SOURCES := $(shell find zerofs -name '*.pyx' -o -name '*.px[di]' -o -path '*/kernels/*.[ch]')
+SOURCES := $(shell find zerofs -name '*.pyx' -o -name '*.px[di]' -o -path '*/kernels/*.*')
 PYTHON ?=
 export PYTHON
 PYTEST_ARGS ?=
