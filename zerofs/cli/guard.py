@@ -16,7 +16,8 @@ def guarded(program: str, run: Callable[[], int], *, debug: bool) -> int:
     """The exit status of `run`.  Whatever it raises becomes a line on stderr; with `debug` the traceback, too."""
     try:
         status = run()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # which a caller may have closed
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(program, "interrupted", INTERRUPTED, debug)
     except BrokenPipeError:

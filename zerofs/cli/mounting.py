@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +25,27 @@ def run_mount(program: str, options: MountOptions, *, announcement: str) -> int:
     """
     from zerofs.mount.service import run
 
+    _fill_standard_descriptors()
     if options.log is not None:  # it may lie in a backend that does not exist yet
         options.log.parent.mkdir(parents=True, exist_ok=True)
     if options.daemon:
         return _run_daemon(program, options, announcement)
     _open_log(options.log, debug=options.debug)
-    run(options, lambda: print(announcement, flush=True))
+    run(options, lambda: _announce(announcement))
     return 0
+
+
+def _fill_standard_descriptors() -> None:
+    """Open the null device where the caller left 0, 1 or 2 closed, lest messages go into the cache's file."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _announce(line: str) -> None:
+    """Say it on stdout.  Whoever started the mount may be gone by now: the mount stays all the same."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"{line}\n".encode(errors="surrogateescape"))
 
 
 def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import select
+import sys
 from pathlib import Path
 
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import mountinfo
+from zerofs.mount.backend import clean_after
 from zerofs.mount.unmount import server_of, unmount
 
 EPILOG = """\
@@ -25,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Unmount each target.  Raises MountError for one that is no mount of a flist."""
+    """Unmount each target, with what a killed process left below it.  Raises MountError for another mount."""
     for target in args.targets:
         _unmount(mountinfo.locate(target))
     return 0
@@ -40,14 +42,33 @@ def _unmount(target: Path) -> None:
         raise MountError(f"{target} is no mount of a flist", hint=f"use umount {target}")
     process = None if server is None else _process(server)
     unmount(target)
-    if process is not None:
-        # it takes the layers below down, too
-        select.select([process], [], [], _END_SECONDS)
+    if process is None:
+        _clean_after(mount)
+        return
+    try:  # it takes the layers below down, too
+        if not select.select([process], [], [], _END_SECONDS)[0]:
+            print(
+                f"zerofs: process {server} goes on: the mount is held by open files or another namespace",
+                file=sys.stderr,
+            )
+    finally:
         os.close(process)
 
 
+def _clean_after(mount: mountinfo.Mount) -> None:
+    """Take down the layers below a union whose process was killed."""
+    for lower in mount.lower_dirs():
+        if (layer := mountinfo.top(lower)) is not None and layer.is_ours:
+            clean_after(Path(lower).parent)
+
+
 def _process(server: int) -> int | None:
+    """The process that serves a mount, to be waited for; None where it has ended."""
     try:
-        return os.pidfd_open(server)
+        process = os.pidfd_open(server)
     except ProcessLookupError:
         return None
+    if select.select([process], [], [], 0)[0]:  # ended, but nobody has waited for it
+        os.close(process)
+        return None
+    return process

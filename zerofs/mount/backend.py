@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT = Path("/tmp/backend")  # where private backends live
 _CHOOSE = "choose another directory with --backend"
+_PRIVATE = "mount-"  # how the names of private backends begin
 _MEMORY = "memory"  # in a private backend: the tmpfs with the read-write layer
 
 
@@ -150,6 +151,28 @@ def open_backend(
     return backend
 
 
+def clean_after(path: Path) -> None:
+    """Take down what a killed process left mounted of the backend `path`; a private one goes away.
+
+    Does nothing where another process holds it by now.  Raises BackendError and MountError.
+    """
+    try:
+        lock = _open_own(path)
+    except BackendError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return
+        raise
+    try:
+        if not _try_lock(lock):
+            return
+        if path.name.startswith(_PRIVATE) and (path / _MEMORY).is_dir():
+            _take_away(path, lock)
+        else:
+            _clear(Backend(path, lock))
+    finally:
+        os.close(lock)
+
+
 def _clear(backend: Backend) -> None:
     """Take down what a killed process left running and mounted of a backend whose lock is ours."""
     if os.geteuid() != 0:
@@ -225,7 +248,7 @@ def _open_private(base: Path, rw_size: int | None, *, union: bool) -> Backend:
     _open_base(base)
     _sweep(base)
     while True:
-        path = base / f"mount-{os.urandom(8).hex()}"
+        path = base / f"{_PRIVATE}{os.urandom(8).hex()}"
         try:
             path.mkdir(mode=0o700)
         except OSError as error:
@@ -293,7 +316,7 @@ def _mount_memory(place: Path, rw_size: int | None) -> None:
 
 def _sweep(base: Path) -> None:
     """Take away private backends whose process was killed: those of ours that nobody holds."""
-    for path in sorted(base.glob("mount-*")):
+    for path in sorted(base.glob(f"{_PRIVATE}*")):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -301,12 +324,16 @@ def _sweep(base: Path) -> None:
         try:
             if os.fstat(fd).st_uid == os.geteuid() and _try_lock(fd):
                 logger.warning("%s: taking away the backend of a dead process", path)
-                _clear(Backend(path, fd, private=True, layers=path / _MEMORY))
-                _remove_private(path)
+                _take_away(path, fd)
         except (BackendError, MountError) as error:
             logger.warning("cannot take away the backend of a dead process: %s", error)
         finally:
             os.close(fd)
+
+
+def _take_away(path: Path, lock: int) -> None:
+    _clear(Backend(path, lock, private=True, layers=path / _MEMORY))
+    _remove_private(path)
 
 
 def _remove_private(path: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs._fast import IndexMap, Operations
 from zerofs.cache.lmdb import ChunkCache
@@ -18,7 +19,7 @@ from zerofs.cache.size import parse_cache_size
 from zerofs.chunk.codec import cache_name
 from zerofs.errors import MountError, UsageError, ZerofsError
 from zerofs.fetch.fetcher import Fetcher
-from zerofs.flist.graft import graft
+from zerofs.flist.graft import Graft, graft
 from zerofs.flist.index import Index
 from zerofs.flist.load import LoadedFlist, load_flist, load_layers
 from zerofs.flist.model import Chunk
@@ -34,12 +35,27 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Swap(NamedTuple):
+    """A tree that is ready to take the place of the one that is served."""
+
+    graft: Graft
+    compiled: Index
+
+
 class FlistMount:
     """Flists mounted read-only at one place.  `mount`, perhaps `swap`, then `close`."""
 
-    def __init__(self, options: MountOptions, backend: Backend, place: Path, timings: Timings) -> None:
+    def __init__(
+        self,
+        options: MountOptions,
+        backend: Backend,
+        place: Path,
+        interruptible: Callable[[], AbstractContextManager[None]],
+        timings: Timings,
+    ) -> None:
         self._options = options
         self._place = place
+        self._interruptible = interruptible  # around what may take long: reading flists
         self._directory = options.cache or backend.cache
         self._state = self._directory / "flists"
         self._timings = timings
@@ -51,17 +67,25 @@ class FlistMount:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
         if self._options.engine == "fast":
             raise UsageError("this version has no fast engine", hint="leave --engine out")
-        flists = [self._load(argument) for argument in self._options.meta]
-        self._base = [flist.index for flist in flists]
-        self._mounted = load_layers(self._base, self._state)
+        with self._interruptible():
+            flists = [self._load(argument) for argument in self._options.meta]
+            self._base = [flist.index for flist in flists]
+            self._mounted = load_layers(self._base, self._state)
         self._timings.mark("index")
         self._operations = self._make_operations(flists)
         self._timings.mark("cache and stores")
         self._engine = LlfuseEngine(self._operations, self._place, _fuse_options(self._options))
-        self._engine.mount()
+        # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
+        self._closers.insert(-1, self._engine.close)
         self._closers.append(self._engine.unmount)
+        self._engine.mount()
         self._engine.start()
         self._timings.mark("fuse")
+
+    @property
+    def ended(self) -> int:
+        """A descriptor that becomes readable when nobody serves the mount any more."""
+        return self._engine.ended
 
     def close(self) -> None:
         """Unmount and let go of everything, the latest first; one that fails keeps no other from it."""
@@ -72,16 +96,23 @@ class FlistMount:
             except (ZerofsError, OSError) as error:
                 log.warning("while unmounting %s: %s", self._place, error)
 
-    def swap(self, layers: Sequence[str], *, lingering: bool) -> None:
-        """Serve `layers` (flists, the last on top) laid over those of the command line.
+    def prepare(self, layers: Sequence[str]) -> Swap:
+        """The tree of `layers` (flists, the last on top) laid over those of the command line.
 
-        What did not change keeps its node ids.  `lingering`: names that were replaced while somebody holds
-        them lead to the old node until they are released (see `forget_lingering`).
-        Raises ZerofsError, with the old tree in place.
+        What did not change keeps its node ids.  Raises ZerofsError; nothing is changed yet.
         """
-        indexes = [*self._base, *(self._load(argument).index for argument in layers)]
-        grafted = graft(self._mounted, load_layers(indexes, self._state))
-        index = Index.anonymous(grafted.tables)
+        with self._interruptible():
+            indexes = [*self._base, *(self._load(argument).index for argument in layers)]
+            grafted = graft(self._mounted, load_layers(indexes, self._state))
+            return Swap(grafted, Index.anonymous(grafted.tables))
+
+    def swap(self, tree: Swap, *, lingering: bool) -> None:
+        """Serve what `prepare` made, which is used once and at once.
+
+        `lingering`: names that were replaced while somebody holds them lead to the old node until they are
+        released (see `forget_lingering`).  Raises OSError where the kernel could not be told.
+        """
+        grafted, index = tree
         with self._engine.swap_lock():
             self._operations.swap(index.map, index.total_size, grafted.replaced if lingering else ())
         self._mounted = index

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.errors import MountError
-from zerofs.mount import notify
+from zerofs.mount import mountinfo, notify
 from zerofs.mount.unmount import unmount
 
 if TYPE_CHECKING:
@@ -35,14 +35,16 @@ _END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy
 
 
 class LlfuseEngine:
-    """One FUSE mount.  Use: `mount`, `start`, then `unmount`; the order is the caller's duty."""
+    """One FUSE mount.  Use: `mount`, `start`, `unmount`, `close`; the order is the caller's duty."""
 
     def __init__(self, operations: Operations, mountpoint: Path, options: set[str]) -> None:
         self._operations = operations
         self.mountpoint = mountpoint
         self._options = options
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._initialised = False
+        self.ended = os.eventfd(0, os.EFD_CLOEXEC)  # readable once no requests are taken any more
+        self._mount: mountinfo.Mount | None = None
 
     def mount(self) -> None:
         """Mount.  Raises MountError where the host does not allow it."""
@@ -53,16 +55,16 @@ class LlfuseEngine:
         with _captured_stderr() as captured:
             try:
                 llfuse.init(self._operations, str(self.mountpoint), self._options)
-                failed = False
+                self._initialised = True
             except RuntimeError:
-                failed = True
-        if failed:
+                pass  # its text is of no use: libfuse has printed why
+        if not self._initialised:
             reason = captured[0] if captured else "libfuse gives no reason"
             raise MountError(
                 f"cannot mount at {self.mountpoint}: {reason}",
                 hint="check the permissions, and that fusermount is installed where you are not root",
             )
-
+        self._mount = mountinfo.top(self.mountpoint)
         (channel,) = notify.channels() - before
         self.notifier = notify.Notifier(channel)
 
@@ -72,26 +74,18 @@ class LlfuseEngine:
         signal.signal(signal.SIGUSR1, lambda *_: None)
         self._thread = threading.Thread(target=self._serve, name="llfuse", daemon=True)
         self._thread.start()
-        device = self.mountpoint.stat().st_dev
-        _raise_readahead(device)
+        if self._mount is not None:
+            _raise_readahead(self._mount.device)
 
     def _serve(self) -> None:
         import llfuse
 
         try:
             llfuse.main(workers=WORKERS, handle_signals=False)
-        except BaseException as error:
+        except BaseException:
             log.exception("the FUSE session ended by an error")
-            self._failure = error
-
-    @property
-    def alive(self) -> bool:
-        """Whether the session still takes requests; False once the file system was unmounted."""
-        return self._thread is not None and self._thread.is_alive()
-
-    @property
-    def failed(self) -> bool:
-        return self._failure is not None
+        finally:
+            os.eventfd_write(self.ended, 1)
 
     def swap_lock(self) -> contextlib.AbstractContextManager[object]:
         """Keeps every handler out while it is held."""
@@ -101,17 +95,26 @@ class LlfuseEngine:
         return lock
 
     def unmount(self) -> None:
-        """Take the mount down (detached where it is busy) and end the session."""
+        """Take the mount down, detached where it is busy; nothing where there is none."""
+        if not self._initialised:
+            return
+        seen = mountinfo.top(self.mountpoint)
+        if self._mount is not None and seen is not None and seen.id == self._mount.id:
+            unmount(self.mountpoint)
+        elif self._mount in mountinfo.read():
+            log.warning("%s: something is mounted over the flist, which stays", self.mountpoint)
+
+    def close(self) -> None:
+        """End the session of an unmounted file system; reads that wait should have been ended by now."""
         import llfuse
 
-        if self._thread is not None and self._thread.is_alive():
-            unmount(self.mountpoint)
+        if not self._initialised:
+            return
+        if self._thread is not None:
             self._thread.join(_END_TIMEOUT)
             if self._thread.is_alive():
                 log.info("%s still has users, who lose it now", self.mountpoint)
                 return  # the session still runs: tearing it down under its workers would crash
-        elif self._thread is None:
-            unmount(self.mountpoint)
         llfuse.close(unmount=False)
 
 
@@ -144,8 +147,8 @@ def _captured_stderr() -> Iterator[list[str]]:
         os.close(saved)
 
 
-def _raise_readahead(device: int) -> None:
-    bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+def _raise_readahead(device: str) -> None:
+    bdi = Path(f"/sys/class/bdi/{device}/read_ahead_kb")
     try:
         bdi.write_text(str(READAHEAD_KIB))
     except OSError as error:

@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from pathlib import Path
 
 _HEADER = struct.Struct("<IiQ")  # length, notification code (in place of an errno), unique (0)
 _INVAL_INODE = struct.Struct("<Qqq")  # node id, offset (-1: attributes alone), length
 _INVAL_ENTRY = struct.Struct("<QII")  # node id of the directory, bytes of the name, flags
+_DEVICE = os.makedev(10, 229)  # the kernel's numbers for /dev/fuse
 _CODE_INVAL_INODE = 2
 _CODE_INVAL_ENTRY = 3
 
 
 def channels() -> set[int]:
-    """The descriptors of this process that are open on /dev/fuse."""
+    """The descriptors of this process that are open on the FUSE device, whatever it is called here."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            if str(entry.readlink()) == "/dev/fuse":
-                found.add(int(entry.name))
-        except FileNotFoundError:  # the descriptor of the listing itself
+            status = os.fstat(int(entry.name))
+        except OSError:  # the descriptor of the listing itself
             continue
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEVICE:
+            found.add(int(entry.name))
     return found
 
 

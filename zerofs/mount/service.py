@@ -6,12 +6,14 @@ lays the read-write layer over it.  Everything that was set up is taken down in 
 whether the mount ends or never came to be.
 
 Threads: all of this runs in the main thread, which sleeps in `zerofs.mount.watch` while the mount is up;
-requests are answered by the engine's threads, chunks fetched by the fetcher's.
+requests are answered by the engine's threads, chunks fetched by the fetcher's.  Signals are noted from the
+first step to the last: only reading flists and emptying a backend, which may take long, are interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -26,7 +28,7 @@ from zerofs.mount._linux import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID
 from zerofs.mount.backend import Backend, open_backend
 from zerofs.mount.options import MountOptions
 from zerofs.mount.unmount import clear_target
-from zerofs.mount.watch import Event, Watch
+from zerofs.mount.watch import Event, Interrupted, Watch
 from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -42,20 +44,24 @@ _SETTLE_FIRST, _SETTLE_LONGEST = 0.05, 30.0  # seconds between looks at names th
 def run(options: MountOptions, ready: Callable[[], None]) -> None:
     """Mount, call `ready`, serve until the mount ends, and take everything down.
 
-    Raises ZerofsError where the mount cannot be made; nothing is left of it then.
+    Raises ZerofsError where the mount cannot be made; nothing is left of it then.  A process does this
+    once and then ends: from the end of the mount on it ignores SIGTERM, SIGINT and SIGHUP.
     """
-    with _interruptible(), contextlib.ExitStack() as stack:
-        service = _Service(options, stack)
-        service.set_up()
-        watch = stack.enter_context(Watch())
-        service.watch(watch)
-        ready()
-        service.serve(watch)
+    with Watch(afterwards=signal.SIG_IGN) as watch, contextlib.ExitStack() as stack:
+        service = _Service(options, watch, stack)
+        try:
+            service.set_up()
+            watch.check()
+            ready()
+            service.serve()
+        except Interrupted:
+            log.info("ending: interrupted")
 
 
 class _Service:
-    def __init__(self, options: MountOptions, stack: contextlib.ExitStack) -> None:
+    def __init__(self, options: MountOptions, watch: Watch, stack: contextlib.ExitStack) -> None:
         self._options = options
+        self._watch = watch
         self._stack = stack
         self._timings = Timings()
         self._target = Path()
@@ -71,24 +77,30 @@ class _Service:
             raise UsageError(
                 "--ro without --meta: there is nothing to mount", hint="name a flist with --meta"
             )
-        self._target = _prepare_target(options)
-        self._backend = self._stack.enter_context(_open_backend(options))
-        if options.reset and options.meta:
-            self._backend.reset(target=self._target, keep=[path for path in (options.log,) if path])
-        self._backend.make_layers()
-        self._timings.mark("backend")
-        lower = self._target if options.read_only else self._backend.ro
-        if options.meta:
-            from zerofs.mount.flistmount import FlistMount
-
-            self._flist = FlistMount(options, self._backend, lower, self._timings)
-            self._stack.callback(self._flist.close)
-            self._flist.mount()
-        if not options.read_only:
-            self._mount_overlay(self._backend)
+        with _claimed_target(options) as self._target:
+            self._backend = self._stack.enter_context(_open_backend(options))
+            if options.reset and options.meta:
+                with self._watch.interruptible():
+                    self._backend.reset(target=self._target, keep=[path for path in (options.log,) if path])
+            self._backend.make_layers()
+            self._timings.mark("backend")
+            if options.meta:
+                self._mount_flist(self._backend)
+            if not options.read_only:
+                self._mount_overlay(self._backend)
+            self._watch.add_mount(self._target)
         self._timings.mark("ready")
         if options.timings:
             self._timings.report()
+
+    def _mount_flist(self, backend: Backend) -> None:
+        from zerofs.mount.flistmount import FlistMount
+
+        place = self._target if self._options.read_only else backend.ro
+        self._flist = FlistMount(self._options, backend, place, self._watch.interruptible, self._timings)
+        self._stack.callback(self._flist.close)
+        self._flist.mount()
+        self._watch.add_session(self._flist.ended)
 
     def _mount_overlay(self, backend: Backend) -> None:
         from zerofs.mount.overlay import mount_overlay
@@ -97,22 +109,18 @@ class _Service:
             backend, self._target, flags=_overlay_flags(self._options.mount_options)
         )
         self._stack.callback(self._overlay.close)
+        helper = getattr(self._overlay, "process_id", None)
+        if helper is not None:
+            self._watch.add_helper(helper)
         self._timings.mark("overlay")
 
     # -- while it is up --------------------------------------------------------------------
 
-    def watch(self, watch: Watch) -> None:
-        """Have `watch` see what ends the mount."""
-        watch.add_mount(self._target)
-        helper = getattr(self._overlay, "process_id", None)
-        if helper is not None:
-            watch.add_helper(helper)
-
-    def serve(self, watch: Watch) -> None:
+    def serve(self) -> None:
         """Wait for what ends the mount; swap the tree when told to."""
         pause: float | None = None
         while True:
-            for event in watch.wait(pause):
+            for event in self._watch.wait(pause):
                 if event is not Event.HUP:
                     log.info("ending: %s", event.value)
                     return
@@ -132,12 +140,18 @@ class _Service:
             started = time.monotonic()
             if self._overlay is not None:
                 self._overlay.refresh()  # a union that cannot take up another tree says so before there is one
-            self._flist.swap(layers, lingering=self._overlay is not None)
+            tree = self._flist.prepare(layers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the containers on the old tree go on
+            log.error("the tree was not swapped, the old one stays: %s", describe(error))  # noqa: TRY400
+            return
+        try:
+            self._flist.swap(tree, lingering=self._overlay is not None)
             if self._overlay is not None:
                 self._overlay.refresh()
-            log.info("swapped the tree in %.0f ms", (time.monotonic() - started) * 1000)
         except (ZerofsError, OSError) as error:
-            log.error("the tree was not swapped, the old one stays: %s", describe(error))  # noqa: TRY400
+            log.error("the tree was swapped, but some names may still show the old one: %s", describe(error))  # noqa: TRY400
+        else:
+            log.info("swapped the tree in %.0f ms", (time.monotonic() - started) * 1000)
 
     def _linger(self) -> bool:
         """Make the kernel let go of replaced nodes that nobody holds any more; True while some are left."""
@@ -187,12 +201,15 @@ def read_layered(path: Path) -> list[str] | None:
     return [os.fsdecode(line) for line in map(bytes.strip, text.split(b"\n")) if line]
 
 
-def _prepare_target(options: MountOptions) -> Path:
-    """The mount point, without links, fit to be mounted at.
+@contextlib.contextmanager
+def _claimed_target(options: MountOptions) -> Iterator[Path]:
+    """The mount point, without links and fit to be mounted at; nobody else mounts there meanwhile.
 
     It is created where the ancestor creates it (with ``--ro``); a dead mount at it is taken down.
     """
     target = mountinfo.locate(options.target)
+    if options.backend is not None and Path(os.path.realpath(options.backend)) == target:
+        raise UsageError(f"{target} cannot be backend and mount point at once", hint="name two directories")
     clear_target(target)
     try:
         if options.read_only and not target.exists():
@@ -203,23 +220,26 @@ def _prepare_target(options: MountOptions) -> Path:
                 f"the mount point {target} does not exist" if missing else f"{target} is not a directory",
                 hint=f"mkdir {target}" if missing else "name a directory to mount at",
             )
+        claim = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise MountError(f"cannot use the mount point {target}: {error.strerror}") from error
-    return target
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM while the mount is being set up takes down what there is, as SIGINT does."""
-
-    def interrupt(number: int, _frame: object) -> None:
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        _claim(claim, target)
+        clear_target(target)  # again: somebody may have mounted there before the claim
+        yield target
     finally:
-        signal.signal(signal.SIGTERM, before)
+        os.close(claim)
+
+
+def _claim(directory: int, target: Path) -> None:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise MountError(
+            f"{target} is busy: another process is about to mount there", hint="choose another mount point"
+        ) from None
+    except OSError as error:
+        log.debug("%s cannot be locked, two mounts at once would stack: %s", target, error)
 
 
 def _overlay_flags(chosen: frozenset[str]) -> int:

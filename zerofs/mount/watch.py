@@ -4,6 +4,10 @@ Role: the main thread's loop while engine threads serve.  Signals arrive through
 the unmount through inotify, and the end of a helper process through a pid descriptor, all in one
 poll; nothing here wakes up without a cause.  The watch holds no reference to the mount: unmounting it is
 never busy because of us.  No locks.
+
+It is there from before the first step of a mount until after the last of its end, so that no signal falls
+between two steps and leaves what the one made and the other would have noted.  What comes early waits;
+only a step of unbounded length lets itself be interrupted (`Watch.interruptible`).
 """
 
 from __future__ import annotations
@@ -29,37 +33,71 @@ class Event(enum.Enum):
     INT = "SIGINT"
     HUP = "SIGHUP"
     HELPER_ENDED = "the helper process ended"
+    SESSION_ENDED = "the FUSE session ended"
 
 
 _SIGNALS = {signal.SIGTERM: Event.TERM, signal.SIGINT: Event.INT, signal.SIGHUP: Event.HUP}
 
 
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Python writes to the wake-up descriptor only for signals that have a handler."""
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGINT came in an interruptible step.  No error: nothing handles it but the mount's end."""
 
 
 class Watch:
-    """A context: signals are taken from its beginning to its end.  Make and leave it in the main thread."""
+    """A context: signals are taken from its beginning to its end.  Make and leave it in the main thread.
 
-    def __init__(self) -> None:
+    `afterwards` handles the signals from then on; None: who did before.
+    """
+
+    def __init__(self, *, afterwards: signal.Handlers | None = None) -> None:
+        self._afterwards = afterwards
+        self._interruptible = False
+        self._ended = False
         self._poll = select.poll()
         self._inotify = inotify_init()
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._helpers: set[int] = set()
+        self._helpers: set[int] = set()  # ours to close
+        self._ends: dict[int, Event] = {}
         for fd in (self._inotify, self._wake):
             self._poll.register(fd, select.POLLIN)
 
     def __enter__(self) -> Self:
-        self._handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         self._wakeup_before = signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if self._afterwards is None else self._afterwards)
+        signal.set_wakeup_fd(self._wakeup_before)
         for fd in (self._inotify, self._wake, self._woken, *self._helpers):
             os.close(fd)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        """Python writes to the wake-up descriptor only for signals that have a handler: this one."""
+        if number in _ENDING:
+            self._ended = True
+            if self._interruptible:
+                self._interruptible = False  # once: what it unwinds is not to be interrupted again
+                raise Interrupted
+
+    def check(self) -> None:
+        """Raise Interrupted where SIGTERM or SIGINT has come."""
+        if self._ended:
+            raise Interrupted
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """SIGTERM and SIGINT, also those that came before, raise Interrupted in here, at any instruction."""
+        self._interruptible = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._interruptible = False
 
     def add_mount(self, target: Path) -> None:
         """Watch the file system that is seen at `target`, mounted by now.
@@ -72,6 +110,14 @@ class Watch:
         """Watch for the end of a process without which the mount is dead."""
         fd = os.pidfd_open(process)
         self._helpers.add(fd)
+        self._add_end(fd, Event.HELPER_ENDED)
+
+    def add_session(self, fd: int) -> None:
+        """Watch a descriptor (the caller's) that becomes readable when a session has ended."""
+        self._add_end(fd, Event.SESSION_ENDED)
+
+    def _add_end(self, fd: int, event: Event) -> None:
+        self._ends[fd] = event
         self._poll.register(fd, select.POLLIN)
 
     def events(self) -> Iterator[Event]:
@@ -89,7 +135,7 @@ class Watch:
                 happened += self._unmounts()
             else:
                 self._poll.unregister(fd)
-                happened.append(Event.HELPER_ENDED)
+                happened.append(self._ends.pop(fd))
         return happened
 
     def _signals(self) -> Iterator[Event]:
