@@ -17,6 +17,24 @@ extensions = [
         include_dirs=["zerofs/kernels"],
         extra_compile_args=CFLAGS,
     ),
+    Extension(
+        "zerofs.chunk._batch",
+        [
+            "zerofs/chunk/_batch.pyx",
+            "zerofs/kernels/xxtea_lanes.c",
+            "zerofs/kernels/blake2b_lanes.c",
+        ],
+        depends=[
+            "zerofs/kernels/lanes.h",
+            "zerofs/kernels/xxtea_lanes.h",
+            "zerofs/kernels/xxtea_lanes.inc",
+            "zerofs/kernels/blake2b_lanes.h",
+            "zerofs/kernels/blake2b_lanes.inc",
+        ],
+        include_dirs=["zerofs/kernels"],
+        extra_compile_args=CFLAGS,
+    ),
+    Extension("zerofs.flist._record", ["zerofs/flist/_record.pyx"], extra_compile_args=CFLAGS),
     Extension("zerofs.mount._linux", ["zerofs/mount/_linux.pyx"], extra_compile_args=CFLAGS),
 ]
 

@@ -1,32 +1,20 @@
 """One directory record or ACI record, between Cap'n Proto bytes and the model.
 
-Role: the codec of the RocksDB and SQLite generations; knows no database.  The records come from outside:
-Cap'n Proto checks every pointer, and the words that may be followed are bounded by the size of the record,
-so a small record cannot unfold into a large one.  Used while a flist is compiled or written, never while it
-is read.  Stateless apart from the schema, which is loaded once.
-
-Fields are taken by descriptor (``_get_by_field``), which costs a third of attribute access.
+Role: the codec of the RocksDB and SQLite generations; knows no database.  Used while a flist is compiled or
+written, never while it is read.  `zerofs.flist._record` reads them, and trusts no byte; pycapnp writes
+them, and is imported by nobody who only reads.  Stateless apart from the schema, which is loaded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerofs.errors import FlistCorruptError, FlistTooLargeError
-from zerofs.flist.model import (
-    BLOCK_UNIT,
-    CHUNK_SIZE,
-    DIRECTORY_SIZE,
-    Attributes,
-    ChunkRef,
-    Directory,
-    Entry,
-    Kind,
-)
+from zerofs.flist._record import read_aci, read_directory
+from zerofs.flist.model import BLOCK_UNIT, DIRECTORY_SIZE, Attributes, Directory, Entry, Kind
 from zerofs.flist.tally import Tally
 
 MAX_RECORD = 256 << 20  # bytes of one record
@@ -38,8 +26,7 @@ UNKNOWN_KIND = "entries of an unknown kind"
 BAD_DEVICE = "devices without a readable number, shown as 0,0"
 LOST_TIME = "times that the format cannot hold, moved to the nearest it can"
 
-_SPECIAL = (Kind.SOCKET, Kind.BLOCK, Kind.CHARDEV, Kind.FIFO)
-_SPECIAL_TYPE = {kind: number for number, kind in enumerate(_SPECIAL)}
+_SPECIAL_TYPE = {Kind.SOCKET: 0, Kind.BLOCK: 1, Kind.CHARDEV: 2, Kind.FIFO: 3}
 
 AttributesOf = Callable[[bytes, int, int], Attributes]  # (key of an ACI, mtime, ctime)
 AclKeyOf = Callable[[Kind, Attributes], bytes]
@@ -55,30 +42,12 @@ class Aci(NamedTuple):
     gid: int
 
 
-class _Schema:
-    """The loaded schema and the field descriptors that decoding asks for."""
-
-    def __init__(self) -> None:
-        import capnp  # type: ignore[import-untyped]
-
-        self.error: type[Exception] = capnp.KjException
-        module = capnp.load(str(Path(__file__).with_name("flist_bytes.capnp")))
-        self.dir: Any = module.Dir
-        self.aci: Any = module.ACI
-        fields = module.Dir.schema.fields
-        self.dir_contents, self.dir_acl = fields["contents"], fields["aclkey"]
-        self.dir_mtime, self.dir_ctime = fields["modificationTime"], fields["creationTime"]
-        fields = module.Inode.schema.fields
-        self.name, self.size, self.acl = fields["name"], fields["size"], fields["aclkey"]
-        self.mtime, self.ctime = fields["modificationTime"], fields["creationTime"]
-        self.attributes = fields["attributes"]
-        self.block_size, self.blocks = (module.File.schema.fields[name] for name in ("blockSize", "blocks"))
-        self.id, self.key = (module.FileBlock.schema.fields[name] for name in ("hash", "key"))
-
-
 @cache
-def _schema() -> _Schema:
-    return _Schema()
+def _schema() -> Any:
+    """The loaded schema, for writing."""
+    import capnp  # type: ignore[import-untyped]
+
+    return capnp.load(str(Path(__file__).with_name("flist_bytes.capnp")))
 
 
 def decode_directory(record: bytes, attributes_of: AttributesOf, tally: Tally) -> Directory:
@@ -86,27 +55,23 @@ def decode_directory(record: bytes, attributes_of: AttributesOf, tally: Tally) -
 
     Raises FlistCorruptError for a record that is malformed, FlistTooLargeError for one over 256 MiB.
     """
-    schema = _schema()
     try:
-        with schema.dir.from_bytes(record, traversal_limit_in_words=_traversal_limit(record)) as message:
-            get = message._get_by_field
-            attributes = attributes_of(
-                _text(get(schema.dir_acl)), get(schema.dir_mtime), get(schema.dir_ctime)
-            )
-            entries = _decode_entries(schema, get(schema.dir_contents), attributes_of, tally)
-            return Directory(attributes, tally.admit(entries))
-    except (schema.error, ValueError) as error:
-        raise FlistCorruptError(f"a directory record is malformed: {_one_line(error)}") from error
+        attributes, entries, skipped = read_directory(
+            record, _budget(record), attributes_of, lambda data: _device(data, tally)
+        )
+    except ValueError as error:
+        raise FlistCorruptError(f"a directory record is malformed: {error}") from error
+    if skipped:
+        tally.add(UNKNOWN_KIND, skipped)
+    return Directory(attributes, tally.admit(entries))
 
 
 def decode_aci(record: bytes) -> Aci:
     """The owner and mode in `record`.  Raises as :func:`decode_directory` does."""
-    schema = _schema()
     try:
-        with schema.aci.from_bytes(record, traversal_limit_in_words=_traversal_limit(record)) as aci:
-            return Aci(_text(aci.uname), _text(aci.gname), aci.mode, aci.uid, aci.gid)
-    except (schema.error, ValueError) as error:
-        raise FlistCorruptError(f"an ACI record is malformed: {_one_line(error)}") from error
+        return Aci(*read_aci(record, _budget(record)))
+    except ValueError as error:
+        raise FlistCorruptError(f"an ACI record is malformed: {error}") from error
 
 
 def encode_directory(
@@ -118,7 +83,7 @@ def encode_directory(
 ) -> bytes:
     """The record of `directory` at `path`, which is relative to the root and has no slash at either end."""
     parent, _, name = path.rpartition(b"/")
-    message = _schema().dir.new_message()
+    message = _schema().Dir.new_message()
     message.name = _terminated(name)
     message.location = _terminated(path)
     message.parent = _terminated(key_of(parent) if path else b"")
@@ -134,80 +99,28 @@ def encode_directory(
 
 def encode_aci(aci: Aci) -> bytes:
     """The record of an owner and mode."""
-    message = _schema().aci.new_message()
+    message = _schema().ACI.new_message()
     message.uname, message.gname = _terminated(aci.uname), _terminated(aci.gname)
     message.mode, message.uid, message.gid = aci.mode, aci.uid, aci.gid
     return bytes(message.to_bytes())
 
 
-# -- decoding ------------------------------------------------------------------------------
-
-
-def _decode_entries(
-    schema: _Schema, contents: Any, attributes_of: AttributesOf, tally: Tally
-) -> Iterator[Entry]:
-    for inode in contents:
-        get = inode._get_by_field
-        union = get(schema.attributes)
-        try:
-            kind = union._which_str()
-        except schema.error:  # the only reason: a member that the schema does not have
-            tally.add(UNKNOWN_KIND)
-            continue
-        name = _text(get(schema.name))
-        attributes = attributes_of(_text(get(schema.acl)), get(schema.mtime), get(schema.ctime))
-        value = union._get(kind)
-        if kind == "file":
-            yield _decode_file(schema, name, attributes, get(schema.size), value)
-        elif kind == "dir":
-            yield Entry(name, Kind.DIR, attributes, DIRECTORY_SIZE, key=_text(value.key))
-        elif kind == "link":
-            target = _text(value.target)
-            yield Entry(name, Kind.LINK, attributes, len(target), target=target)
-        elif value.type < len(_SPECIAL):
-            yield _decode_special(name, _SPECIAL[value.type], attributes, value.data, tally)
-        else:
-            tally.add(UNKNOWN_KIND)
-
-
-def _decode_file(schema: _Schema, name: bytes, attributes: Attributes, size: int, file: Any) -> Entry:
-    size = min(size, MAX_FILE_SIZE)
-    get = file._get_by_field
-    block_size = get(schema.block_size) * BLOCK_UNIT or CHUNK_SIZE
-    needed = -(-size // block_size)
-    chunks = tuple(
-        ChunkRef(block._get_by_field(schema.id), block._get_by_field(schema.key))
-        for block in islice(get(schema.blocks), needed)
-    )
-    return Entry(name, Kind.FILE, attributes, size, block_size=block_size, chunks=chunks)
-
-
-def _decode_special(name: bytes, kind: Kind, attributes: Attributes, data: bytes, tally: Tally) -> Entry:
-    if kind not in (Kind.BLOCK, Kind.CHARDEV):
-        return Entry(name, kind, attributes)
+def _device(data: bytes, tally: Tally) -> tuple[int, int]:
+    """The numbers in "major,minor", decimal; 0,0 where they are none that the kernel knows."""
     major, _, minor = data.rstrip(b"\0").partition(b",")
     if major.isdigit() and minor.isdigit() and len(data) < 32:
         device = int(major), int(minor)
         if device[0] <= _MAX_MAJOR and device[1] <= _MAX_MINOR:
-            return Entry(name, kind, attributes, device=device)
+            return device
     tally.add(BAD_DEVICE)
-    return Entry(name, kind, attributes)
+    return 0, 0
 
 
-def _traversal_limit(record: bytes) -> int:
+def _budget(record: bytes) -> int:
     """The words that reading `record` may follow: an honest one needs its own size and a little."""
     if len(record) > MAX_RECORD:
         raise FlistTooLargeError(f"a record of {len(record)} bytes, where {MAX_RECORD} is the most")
     return len(record) // 2 + 1024  # four times its words
-
-
-def _text(data: bytes) -> bytes:
-    """A Text field as bytes: without the NUL that ends it on the wire."""
-    return data[:-1] if data.endswith(b"\0") else data
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
 
 
 # -- encoding ------------------------------------------------------------------------------

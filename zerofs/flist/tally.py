@@ -23,8 +23,8 @@ class Tally:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def add(self, reason: str) -> None:
-        self.counts[reason] += 1
+    def add(self, reason: str, count: int = 1) -> None:
+        self.counts[reason] += count
 
     def report(self, logger: logging.Logger, subject: str) -> None:
         """Log each reason once with its count, and forget them."""
