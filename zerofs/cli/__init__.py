@@ -86,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str], debug: bool) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in COMMANDS:
+        if _is_from_mount(arguments):
+            from zerofs.cli import helper
+
+            return helper.main(arguments)
         raise UsageError(f"no such command: {name}{_suggestion(name)}", hint="zerofs --help lists them")
     command = COMMANDS[name] if name is not None else None
     try:
@@ -102,6 +106,11 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
         return int(end.code or 0)
     args.debug = debug
     return int(importlib.import_module(COMMANDS[args.command].module).run(args))
+
+
+def _is_from_mount(arguments: Sequence[str]) -> bool:
+    """Whether mount(8) calls, as FLIST MOUNTPOINT -o OPTIONS: it makes paths absolute, so none is a command."""
+    return len(arguments) == 4 and arguments[2] == "-o" and arguments[1].startswith("/")
 
 
 def _suggestion(name: str) -> str:

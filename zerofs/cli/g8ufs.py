@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the drop-in command; returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = "g8ufs"
-    return guarded(program, lambda: _run(program, arguments), debug=not {"-debug", "--debug"}.isdisjoint(arguments))
+    return guarded(
+        program, lambda: _run(program, arguments), debug=not {"-debug", "--debug"}.isdisjoint(arguments)
+    )
 
 
 def _run(program: str, arguments: Sequence[str]) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from zerofs.cli.mount_options import add_options, expand_fstab, mount_options, normalise
+from zerofs.cli.mount_options import add_options, mount_options, normalise
 from zerofs.cli.mounting import run_mount
 from zerofs.cli.parser import Parser
+from zerofs.mount.options import MountOptions
 
 _EPILOG = """\
 examples:
@@ -22,6 +23,12 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `zerofs mount`; returns the exit status."""
+    options = parse_mount(arguments)
+    return run_mount("zerofs", options, announcement=f"mounted at {options.target}")
+
+
+def parse_mount(arguments: Sequence[str]) -> MountOptions:
+    """What the arguments of `zerofs mount` ask for.  Raises UsageError."""
     parser = Parser(
         prog="zerofs mount",
         usage="zerofs mount [options] [FLIST…] MOUNTPOINT",
@@ -30,10 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_options(parser)
     parser.add_argument("flists", metavar="FLIST", nargs="*", help="flists, the last on top; as --meta")
-    args = parser.parse_args(normalise(expand_fstab(arguments)))
+    args = parser.parse_args(normalise(arguments))
     places = [str(args.target), *args.flists]  # the last is the mount point
     args.meta += places[:-1]
     args.target = Path(places[-1])
-    return run_mount(
-        "zerofs", mount_options(args, subtype="zerofs"), announcement=f"mounted at {args.target}"
-    )
+    return mount_options(args, subtype="zerofs")

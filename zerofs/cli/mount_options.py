@@ -1,13 +1,14 @@
 """The options of a mount, shared by the drop-in command and `zerofs mount`, and how callers spell them.
 
 Container hosts write one dash or two (``-meta x``, ``--meta x``, ``--meta=x``), as the ancestor's option parser
-allowed; mount(8) and fstab write everything behind ``-o``.
+allowed; mount(8) and fstab write everything behind ``-o``, where a value that holds commas stands in quotes.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,21 +46,15 @@ _KERNEL_OPTIONS = frozenset(
         "noexec",
         "atime",
         "noatime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "diratime",
-        "nodiratime",
-        "sync",
-        "async",
-        "dirsync",
         "allow_other",
         "default_permissions",
     ]
 )
+_IN_FORCE_ANYWAY = frozenset(["defaults", "rw", "async", "relatime", "diratime"])
 _FSTAB_OPTIONS = frozenset(
-    ["defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "rw", "_netdev"]
+    ["auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev"]
 )
+_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')  # outside of quotes
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +123,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """Spell long options with two dashes, values joined to them, and switches without one (``-ro=true``)."""
+    """Spell every option the way that the parser knows.
+
+    Long options get two dashes and their values joined to them, switches lose theirs (``-ro=true``), and what
+    of ``-o`` is not for the kernel becomes an option of its own.
+    """
     result: list[str] = []
     position = 0
     while position < len(arguments):
@@ -137,18 +136,40 @@ def normalise(arguments: Sequence[str]) -> list[str]:
         if argument == "--":
             return [*result, argument, *arguments[position:]]
         name, equals, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("-") or name not in _SWITCHES | _VALUES:
+        if argument.startswith("-o") and argument != "-o":
+            result += _behind_o(argument[2:])
+        elif not argument.startswith("-") or not (argument == "-o" or name in _SWITCHES | _VALUES):
             result.append(argument)
         elif name in _SWITCHES:
-            result += [f"--{name}"] if not equals or _truth(name, value) else []
+            result += _switch(name, equals, value)
         elif equals:
             result.append(f"--{name}={value}")
-        elif position < len(arguments):
-            result.append(f"--{name}={arguments[position]}")
-            position += 1
+        elif position == len(arguments):
+            result.append("-o" if name == "o" else f"--{name}")  # the parser says that its value is missing
         else:
-            result.append(f"--{name}")  # the parser says that its value is missing
+            value = arguments[position]
+            position += 1
+            result += _behind_o(value) if name == "o" else [f"--{name}={value}"]
     return result
+
+
+def _switch(name: str, equals: str, value: str) -> list[str]:
+    return [f"--{name}"] if not equals or _truth(name, value) else []
+
+
+def _behind_o(text: str) -> list[str]:
+    """The options of ours in a list of mount options, and ``-o`` with the rest."""
+    ours, rest = [], []
+    for option in filter(None, _COMMA.split(text)):
+        name, equals, value = option.partition("=")
+        value = value.replace('"', "")
+        if name in _SWITCHES:
+            ours += _switch(name, equals, value)
+        elif name in _VALUES:
+            ours.append(f"--{name}={value}" if equals else f"--{name}")
+        else:
+            rest.append(option)
+    return [*ours, *(["-o", ",".join(rest)] if rest else [])]
 
 
 def _truth(name: str, value: str) -> bool:
@@ -200,35 +221,14 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
 
 
 def _kernel_options(lists: Sequence[str]) -> frozenset[str]:
-    """What stands behind -o for the kernel; what only fstab means is dropped."""
-    options = {option for text in lists for option in text.split(",") if option}
-    options = {option for option in options if option not in _FSTAB_OPTIONS and not option.startswith("x-")}
-    unknown = sorted(options - _KERNEL_OPTIONS)
-    if unknown:
-        raise UsageError(
-            f"unknown mount option {unknown[0]!r}", hint=f"known: {', '.join(sorted(_KERNEL_OPTIONS))}"
-        )
-    return frozenset(options)
-
-
-def expand_fstab(arguments: Sequence[str]) -> list[str]:
-    """Turn options of ours behind ``-o`` (``-o ro,storage-url=…``) into options of their own."""
-    result: list[str] = []
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        position += 1
-        if argument != "-o" or position == len(arguments):
-            result.append(argument)
+    """What stands behind -o for the kernel, of opposites the last; what only fstab means is dropped."""
+    options: set[str] = set()
+    for option in ",".join(lists).split(","):
+        if not option or option in _FSTAB_OPTIONS | _IN_FORCE_ANYWAY or option.lower().startswith("x-"):
             continue
-        kept = []
-        for option in arguments[position].split(","):
-            name = option.partition("=")[0]
-            if name in _VALUES | _SWITCHES:
-                result.append(f"--{option}")
-            else:
-                kept.append(option)
-        position += 1
-        if kept:
-            result += ["-o", ",".join(kept)]
-    return result
+        if option not in _KERNEL_OPTIONS:
+            known = ", ".join(sorted(_KERNEL_OPTIONS))
+            raise UsageError(f"unknown mount option {option!r}", hint=f"known: {known}")
+        options.discard(option.removeprefix("no") if option.startswith("no") else f"no{option}")
+        options.add(option)
+    return frozenset(options)

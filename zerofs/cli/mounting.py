@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from zerofs.errors import BackendError, ZerofsError, describe
+from zerofs.errors import ZerofsError, describe
 from zerofs.mount.options import MountOptions
 
 DAEMON_LOG = Path("/var/log/g8ufs.log")
@@ -26,8 +26,8 @@ def run_mount(program: str, options: MountOptions, *, announcement: str) -> int:
     from zerofs.mount.service import run
 
     _fill_standard_descriptors()
-    if options.log is not None:  # it may lie in a backend that does not exist yet
-        options.log.parent.mkdir(parents=True, exist_ok=True)
+    if options.log is not None:
+        _make_room(options.log)
     if options.daemon:
         return _run_daemon(program, options, announcement)
     _open_log(options.log, debug=options.debug)
@@ -45,7 +45,7 @@ def _fill_standard_descriptors() -> None:
 def _announce(line: str) -> None:
     """Say it on stdout.  Whoever started the mount may be gone by now: the mount stays all the same."""
     with contextlib.suppress(BrokenPipeError):
-        os.write(1, f"{line}\n".encode(errors="surrogateescape"))
+        os.write(1, os.fsencode(line) + b"\n")
 
 
 def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
@@ -88,12 +88,24 @@ def _absolute(options: MountOptions) -> MountOptions:
     )
 
 
+def _make_room(path: Path) -> None:
+    """Make the directory of the log, which may lie in a backend that does not exist yet."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_log(path, error) from error
+
+
 def _open_log(path: Path | None, *, debug: bool) -> None:
     try:
         handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
     except OSError as error:
-        raise BackendError(
-            f"cannot log to {path}: {error.strerror}", hint="give another file with --log"
-        ) from error
+        raise _cannot_log(path, error) from error
     handler.setFormatter(logging.Formatter(_DEBUG_FORMAT if debug else _FORMAT))
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.INFO)
+
+
+def _cannot_log(path: Path | None, error: OSError) -> ZerofsError:
+    return ZerofsError(
+        f"cannot write the log {path}: {error.strerror}", hint="choose another file with --log"
+    )

@@ -129,7 +129,8 @@ def _wait(child: int, listening: int, announce: str) -> NoReturn:
         else:
             code = _died(child)
     if code == 0 and announce:
-        os.write(1, announce.encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # nobody listens: the mount is there all the same
+            os.write(1, os.fsencode(announce) + b"\n")
     os._exit(code)
 
 
