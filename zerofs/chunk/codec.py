@@ -1,8 +1,8 @@
 """Chunks between store and cache: encoded payload to plain bytes and back, always verified.
 
 Place: the fetcher hands each payload that a store delivered to :func:`decode`; ``pack`` makes
-payloads with :func:`encode`.  What a chunk's key looks like names its generation, and thereby the
-cipher, the hash and whether the payload carries a header:
+payloads with :func:`encode`; `batch` does either for several chunks at once.  What a chunk's key looks
+like names its generation, and thereby the cipher, the hash and whether the payload carries a header:
 
 =====================  ======================  ================  ===================
 key                    hash of the plain bytes  cipher            id and payload
@@ -87,33 +87,46 @@ def decode(key: bytes, payload: Buffer, size: int, *, allow_unverified: bool = F
     if codec is Codec.UNKNOWN and not allow_unverified:
         raise ChunkUnverifiableError(f"a chunk's key of {len(key)} bytes names no known hash")
     body = memoryview(payload).cast("B")
-    if len(body) > header.SIZE + snappy.largest_block(size) + CIPHER_OVERHEAD:
+    if len(body) > largest_payload(size):
         raise ChunkCorruptError(f"a payload of {len(body)} bytes is too long for a chunk of {size}")
     if codec is Codec.BLAKE2B256_AESGCM:
-        block: Buffer = _aes_gcm_decrypt(key, body)
+        block: Buffer = aes_gcm_decrypt(key, body)
     else:
         if codec is not Codec.BLAKE2B128_XXTEA:
             body = header.strip(body)
         block = _xxtea_decrypt(key, body)
     plain = snappy.decompress(block, size)
-    if codec is not Codec.UNKNOWN and _key_of(codec, plain) != _canonical(codec, key):
+    if codec is not Codec.UNKNOWN and key_of(codec, plain) != canonical(codec, key):
         raise ChunkCorruptError("a chunk's bytes do not hash to its key")
     return plain
 
 
 def encode(codec: Codec, plain: Buffer) -> Encoded:
     """Encode `plain` (one chunk) for the store.  Equal bytes give equal results."""
-    key = _key_of(codec, plain)
+    key = key_of(codec, plain)
     block = snappy.compress(plain)
     if codec is Codec.BLAKE2B256_AESGCM:
-        payload = _aes_gcm_encrypt(key, block)
-        return Encoded(_key_of(codec, payload), key, payload)
-    encrypted = xxtea_encrypt(block, key[:CIPHER_KEY_BYTES])
+        encrypted = aes_gcm_encrypt(key, block)
+    else:
+        encrypted = xxtea_encrypt(block, key[:CIPHER_KEY_BYTES])
+    return enclose(codec, key, encrypted, key_of(codec, encrypted))
+
+
+# -- the steps, of which `batch` takes each for several chunks -------------------------------
+
+
+def largest_payload(size: int) -> int:
+    """The most bytes that the payload of a chunk of `size` plain bytes has."""
+    return header.SIZE + snappy.largest_block(size) + CIPHER_OVERHEAD
+
+
+def enclose(codec: Codec, key: bytes, encrypted: bytes, encrypted_hash: bytes) -> Encoded:
+    """The last step of encoding; `encrypted_hash` is what `key_of` makes of `encrypted`."""
     payload = header.add(encrypted) if codec is Codec.SHA256_XXTEA else encrypted
-    return Encoded(_key_of(codec, encrypted), key, payload)
+    return Encoded(encrypted_hash, key, payload)
 
 
-def _key_of(codec: Codec, data: Buffer) -> bytes:
+def key_of(codec: Codec, data: Buffer) -> bytes:
     """The hash of `data` in the form in which the codec's keys and ids stand in a flist."""
     import hashlib
 
@@ -128,7 +141,8 @@ def _key_of(codec: Codec, data: Buffer) -> bytes:
             raise ValueError("no known hash makes keys of this codec")
 
 
-def _canonical(codec: Codec, key: bytes) -> bytes:
+def canonical(codec: Codec, key: bytes) -> bytes:
+    """A flist's `key` as `key_of` would spell it."""
     return key.lower() if codec is Codec.SHA256_XXTEA else key
 
 
@@ -140,7 +154,8 @@ def _xxtea_decrypt(key: bytes, body: memoryview) -> bytes:
         raise ChunkCorruptError(f"a chunk does not decrypt: {error}") from error
 
 
-def _aes_gcm_decrypt(key: bytes, body: memoryview) -> bytes:
+def aes_gcm_decrypt(key: bytes, body: memoryview) -> bytes:
+    """Raises ChunkCorruptError where the tag does not match."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -150,7 +165,8 @@ def _aes_gcm_decrypt(key: bytes, body: memoryview) -> bytes:
         raise ChunkCorruptError("a chunk does not decrypt: its tag does not match") from error
 
 
-def _aes_gcm_encrypt(key: bytes, block: bytes) -> bytes:
+def aes_gcm_encrypt(key: bytes, block: bytes) -> bytes:
+    """`block` under `key`, the tag at its end."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     # The nonce may come from the key: the key is a hash of the bytes, so no pair meets two texts.
