@@ -6,19 +6,28 @@ and decides no policy.  One extension, a file for each idea:
 
 - ``fast/cipher.pxi``: the chunk cipher;
 - ``fast/index.pxi``: the mapped index (`IndexMap`);
-- ``fast/operations.pxi``: the file system operations that llfuse calls (`Operations`).
+- ``fast/chunks.pxi``: cached chunks, found by number;
+- ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
+- ``fast/operations.pxi``: the file system operations that llfuse calls (`Operations`);
+- ``fast/engine.pxi``: the kernel's own protocol, answered without the GIL (`Engine`).
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.errno cimport EINVAL, EIO, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOSYS, ENOTDIR, EROFS
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcmp, memcpy
+from libc.errno cimport (
+    EAGAIN, EFAULT, EINTR, EINVAL, EIO, EISDIR, ENAMETOOLONG, ENODATA, ENODEV, ENOENT, ENOSYS, ENOTDIR, ENXIO, EROFS,
+)
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 import logging
 from binascii import hexlify
+from functools import partial
+from threading import Lock
 
 from zerofs.errors import ZerofsError
 
@@ -28,4 +37,7 @@ cdef extern from "xxtea.h" nogil:
 
 include "fast/cipher.pxi"
 include "fast/index.pxi"
+include "fast/chunks.pxi"
+include "fast/lingering.pxi"
 include "fast/operations.pxi"
+include "fast/engine.pxi"

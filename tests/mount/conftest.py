@@ -44,12 +44,18 @@ def pack(sandbox: Sandbox) -> Callable[..., Image]:
     return lambda name, fill, form="rocksdb": Image(sandbox, name, fill, form)
 
 
+@pytest.fixture(params=["fast", "llfuse"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn: what passes on one passes on the other."""
+    return str(request.param)
+
+
 @pytest.fixture
-def mounted(sandbox: Sandbox) -> Callable[..., MountProcess]:
+def mounted(sandbox: Sandbox, engine: str) -> Callable[..., MountProcess]:
     """``mounted(image, *options)``: mounts read-only unless a ``--backend`` is among the options."""
 
     def mount(image: Image, *options: str | os.PathLike[str], **keywords: object) -> MountProcess:
-        chosen = list(map(os.fspath, options))
+        chosen = ["--engine", engine, *map(os.fspath, options)]
         if "--backend" not in chosen and "--ro" not in chosen:
             chosen.append("--ro")
         if "--storage-url" not in chosen:

@@ -164,10 +164,13 @@ def test_takes_no_writes(root: Path) -> None:
     raises(errno.EROFS, os.setxattr, root / "big", "user.x", b"1")
 
 
-def test_extended_attributes_are_none(root: Path) -> None:
+def test_extended_attributes_are_none(root: Path, engine: str) -> None:
     raises(errno.ENODATA, os.getxattr, root / "big", "user.x")
     raises(errno.ENODATA, os.getxattr, root / "dir", "security.capability")
-    raises(errno.EOPNOTSUPP, os.listxattr, root / "big")
+    if engine == "llfuse":  # which cannot answer with an empty list
+        raises(errno.EOPNOTSUPP, os.listxattr, root / "big")
+    else:
+        assert os.listxattr(root / "big") == os.listxattr(root / "dir") == []
 
 
 def test_file_system_statistics(root: Path) -> None:

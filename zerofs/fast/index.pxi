@@ -199,6 +199,9 @@ cdef class IndexMap:
         memcpy(&length, field + 8, 4)
         return self.tables.names[offset:offset + length]
 
+    cdef bytes key_of(self, uint32_t number):
+        return self._form(self.tables.chunks[number].key, self.tables.chunks[number].key_form)
+
     cdef int _check(self, uint64_t row) except -1:
         if row >= self.tables.node_count:
             raise IndexError(f"there is no row {row}")

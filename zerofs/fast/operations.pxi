@@ -46,76 +46,46 @@ cdef class Operations:
     llfuse calls every method under its global lock, from several threads; only `read` lets go of it, while
     it waits for `fetch(chunk number, IndexMap)`, which returns the plain bytes or raises.
 
-    `find(snapshot, name, verify)` semantics are those of `zerofs.cache.Snapshot.find`; `cache` may be None.
     `swap` replaces the index by one whose rows and chunk numbers are a superset of the old one's.
-
-    An overlay above cannot bear a name to lead to another node while somebody holds the old one: it would
-    answer ESTALE until the holder is gone.  So the names given to `swap` as `replaced` **linger**: those whose
-    old node the kernel knows still lead to it, until the kernel forgets that node.
     """
 
     cdef IndexMap index
-    cdef object cache
-    cdef object cache_name
+    cdef CachedChunks chunks
+    cdef Lingering lingering
     cdef object fetch
     cdef object binding
     cdef object Entry
     cdef object Error
     cdef object lock
-    cdef list names  # chunk number → name in the cache, made when first wanted
-    cdef uintptr_t *checked  # chunk number → address at which its bytes were last found sound
     cdef uint64_t total_size
-    cdef bytearray known  # row → 1 while the kernel may hold a reference to the node
-    cdef dict lingering  # (row of the directory, name) → the old row that it still leads to
     cdef readonly uint64_t reads
     cdef readonly uint64_t bytes_read
     cdef readonly uint64_t cache_hits
     cdef readonly uint64_t failed_reads
 
     def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, binding, uint64_t total_size=0):
-        self.cache = cache
-        self.cache_name = cache_name
+        self.chunks = CachedChunks(cache, cache_name)
+        self.lingering = Lingering()
         self.fetch = fetch
         self.binding = binding
         self.Entry = binding.EntryAttributes
         self.Error = binding.FUSEError
         self.lock = binding.lock
-        self.checked = NULL
-        self.known = bytearray()
-        self.lingering = {}
         self.swap(index, total_size)
-
-    def __dealloc__(self):
-        PyMem_Free(self.checked)
 
     def swap(self, IndexMap index not None, uint64_t total_size=0, replaced=()):
         """Serve `index` from now on.  Call it with the binding's lock held, or before the mount.
 
         `replaced`: ((row of the directory, name), old row) of names that now lead elsewhere or nowhere.
         """
-        cdef uint64_t known = 0 if self.index is None else self.index.tables.chunk_count
-        cdef uintptr_t *checked = <uintptr_t *>PyMem_Calloc(index.tables.chunk_count + 1, sizeof(uintptr_t))
-        if checked == NULL:
-            raise MemoryError
-        if index.tables.chunk_count < known:
-            PyMem_Free(checked)
-            raise ValueError("the new index knows fewer chunks than the old one")
-        if known:
-            memcpy(checked, self.checked, known * sizeof(uintptr_t))
-        PyMem_Free(self.checked)
-        self.checked = checked
-        self.names = (self.names or []) + [None] * <Py_ssize_t>(index.tables.chunk_count - known)
-        self.known.extend(bytes(index.tables.node_count - <uint64_t>len(self.known)))
-        for place, old in replaced:
-            # replaced twice while it is held: it goes on leading to what the kernel knows
-            if place not in self.lingering and self.known[old]:
-                self.lingering[place] = old
+        self.chunks.grow(index.tables.chunk_count)
+        self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
         self.total_size = total_size
 
     def lingering_names(self) -> list:
         """The (row of the directory, name) pairs that still lead to a node of before a swap."""
-        return list(self.lingering)
+        return list(self.lingering.names)
 
     cdef object _error(self, int number):
         return self.Error(number)
@@ -164,15 +134,15 @@ cdef class Operations:
             return self._entry(self.index.tables.nodes[row].parent)
         if PyBytes_GET_SIZE(name) > 255:  # newer kernels pass on what they used to refuse
             raise self._error(ENAMETOOLONG)
-        if self.lingering:
-            old = self.lingering.get((row, name))
-            if old is not None:
-                entry = self._entry(old)
+        if self.lingering.any:
+            found = self.lingering.find(row, name)
+            if found >= 0:
+                entry = self._entry(found)
                 entry.entry_timeout = 0
                 return entry
         found = find_child(&self.index.tables, row, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         if found >= 0:
-            self.known[found] = 1
+            self.lingering.mark(found)
             return self._entry(found)
         negative = self.Entry()  # node id 0: the kernel remembers that there is no such name
         negative.st_ino = 0
@@ -184,9 +154,7 @@ cdef class Operations:
         cdef uint64_t inode
         for inode, _ in inodes:
             if 0 < inode <= self.index.tables.node_count:
-                self.known[inode - 1] = 0
-        if self.lingering:
-            self.lingering = {place: old for place, old in self.lingering.items() if self.known[old]}
+                self.lingering.forget(inode - 1)
 
     def getattr(self, uint64_t inode, ctx):
         return self._entry(self._row(inode))
@@ -318,42 +286,23 @@ cdef class Operations:
         return memoryview(plain)[start:start + length]
 
     cdef object _cached(self, IndexMap index, uint32_t number, uint64_t expected, uint64_t start, uint64_t length):
-        cdef Py_buffer view
-        cdef uintptr_t address
-        cdef uint64_t size
+        cdef const char *data = NULL
         cdef Reply reply
-        if self.cache is None:
+        if self.chunks.cache is None:
             return None
-        name = self.names[number]
-        if name is None:
-            name = self.names[number] = self.cache_name(index._form(index.tables.chunks[number].key,
-                                                                    index.tables.chunks[number].key_form))
-        snapshot = self.cache.snapshot()
+        snapshot = self.chunks.cache.snapshot()
         try:
-            found = snapshot.find(name, verify=False) if self.checked[number] else snapshot.find(name)
-            if found is None:
-                snapshot.release()
-                return None
-            PyObject_GetBuffer(found, &view, PyBUF_SIMPLE)
-            address = <uintptr_t>view.buf
-            size = <uint64_t>view.len
-            PyBuffer_Release(&view)
-            if self.checked[number] and self.checked[number] != address:
-                found = snapshot.find(name)  # it moved since its checksum was looked at
-                if found is None:
-                    snapshot.release()
-                    return None
-            if size != expected:
-                snapshot.release()
-                return None
+            found = self.chunks.find(snapshot, index, number, expected, &data)
         except BaseException:
             snapshot.release()
             raise
-        self.checked[number] = address
+        if found is None:
+            snapshot.release()
+            return None
         reply = Reply.__new__(Reply)
         reply.snapshot = snapshot
         reply.view = found
-        reply.data = <const char *>address + start
+        reply.data = data + start
         reply.size = length
         return reply
 

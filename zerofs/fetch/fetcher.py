@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zerofs.chunk.codec import Codec, cache_name, codec_of, decode
 from zerofs.errors import ChunkError, StoreError, StoreTimeoutError, ZerofsError
-from zerofs.fetch.flight import Flight, FlightQueue
+from zerofs.fetch.flight import Done, Flight, FlightQueue
 from zerofs.fetch.memory import ChunkMemory
 from zerofs.flist.model import Chunk
 
@@ -111,18 +111,35 @@ class Fetcher:
 
         Raises the ZerofsError that says why there are none.
         """
-        name = _memory_name(chunk)
-        with self._lock:
-            self._counts["demanded"] += 1
-            found = self._known(chunk, name)
-        if found is None:
-            found = self._from_cache(name)
-        if found is None:
-            with self._lock:
-                found = self._known(chunk, name)
-                if found is None:
-                    found = self._launch(chunk, name)
+        found = self._demand(chunk)
         return found if isinstance(found, bytes) else self._wait(found)
+
+    def submit(self, chunk: Chunk, done: Done) -> None:
+        """The same without waiting: `done` is called with the bytes or with the error.
+
+        It is called once, from any thread, perhaps from this call; at the latest by the first `expire`
+        after the chunk's deadline, or by `close`.
+        """
+        try:
+            found = self._demand(chunk)
+        except ZerofsError as error:
+            done(None, error)
+            return
+        if isinstance(found, bytes):
+            done(found, None)
+            return
+        with self._lock:
+            found.told.append(done)
+        if found.landed:  # perhaps before we were on its list
+            found.tell()
+
+    def expire(self) -> None:
+        """End the flights whose deadline is over: those who do not wait themselves rely on it."""
+        now = time.monotonic()
+        with self._lock:
+            late = [flight for flight in self._flights.values() if flight.told and flight.deadline <= now]
+        for flight in late:
+            self._time_out(flight)
 
     def request(self, chunks: Iterable[Chunk]) -> int:
         """Fetch `chunks` into the cache when no reader waits; returns how many were accepted."""
@@ -150,7 +167,8 @@ class Fetcher:
         with self._lock:
             self._closing = True
             self._queue.clear()
-            for flight in self._flights.values():
+            flights = list(self._flights.values())
+            for flight in flights:
                 flight.land(error=_closing_error())
             self._flights.clear()
             self._work.notify_all()
@@ -158,9 +176,26 @@ class Fetcher:
         deadline = time.monotonic() + CLOSE_PATIENCE
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        for flight in flights:
+            flight.tell()
         self._memory.close()
 
     # -- readers -----------------------------------------------------------------------------
+
+    def _demand(self, chunk: Chunk) -> bytes | Flight:
+        """Bytes that are there, or the flight that brings them; raises a remembered failure."""
+        name = _memory_name(chunk)
+        with self._lock:
+            self._counts["demanded"] += 1
+            found = self._known(chunk, name)
+        if found is None:
+            found = self._from_cache(name)
+        if found is None:
+            with self._lock:
+                found = self._known(chunk, name)
+                if found is None:
+                    found = self._launch(chunk, name)
+        return found
 
     def _known(self, chunk: Chunk, name: bytes) -> bytes | Flight | None:
         """Bytes in memory, or a flight to wait for; raises a remembered failure.  Under the lock."""
@@ -206,14 +241,17 @@ class Fetcher:
 
     def _wait(self, flight: Flight) -> bytes:
         if not flight.wait():
-            error = StoreTimeoutError(f"a chunk did not arrive within {self._timeout:g} s")
-            with self._lock:
-                self._counts["timeouts"] += 1
-            self._land(flight, error=error)
+            self._time_out(flight)
         if flight.plain is not None:
             return flight.plain
         assert flight.error is not None
         raise _again(flight.error)
+
+    def _time_out(self, flight: Flight) -> None:
+        error = StoreTimeoutError(f"a chunk did not arrive within {self._timeout:g} s")
+        with self._lock:
+            self._counts["timeouts"] += 1
+        self._land(flight, error=error)
 
     # -- flights -----------------------------------------------------------------------------
 
@@ -245,6 +283,7 @@ class Fetcher:
                 if flight.demanded:
                     self._remember(flight.chunk, error)
             flight.land(plain=plain, error=error)
+        flight.tell()
 
     def _remember(self, chunk: Chunk, error: ZerofsError) -> None:
         now = time.monotonic()
@@ -317,6 +356,7 @@ class Fetcher:
         with self._lock:
             if self._flights.pop(flight.chunk, None) is flight:
                 flight.land(plain=plain)
+        flight.tell()
         return True
 
     def _accept(self, flight: Flight, payload: bytes) -> None:

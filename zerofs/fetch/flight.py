@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
@@ -22,10 +22,13 @@ MOST_BYTES_AHEAD = 2 << 20  # in a background batch, so that a thread is soon fr
 MOST_AHEAD = 4096  # flights that wait in the background; more are not accepted
 
 
+Done = Callable[[bytes | None, ZerofsError | None], object]
+
+
 class Flight:
     """A chunk that is wanted.  It lands with `plain` or with `error`, once."""
 
-    __slots__ = ("_landed", "chunk", "deadline", "demanded", "error", "name", "plain", "taken")
+    __slots__ = ("_landed", "chunk", "deadline", "demanded", "error", "name", "plain", "taken", "told")
 
     def __init__(self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool) -> None:
         self.chunk = chunk
@@ -35,6 +38,7 @@ class Flight:
         self.taken = False
         self.plain: bytes | None = None
         self.error: ZerofsError | None = None
+        self.told: list[Done] = []  # to be called once it has landed, without the fetcher's lock
         self._landed = threading.Event()
 
     @property
@@ -46,6 +50,15 @@ class Flight:
         self.plain = plain
         self.error = error
         self._landed.set()
+
+    def tell(self) -> None:
+        """Call everybody who asked to be called, each once.  Any thread, without the fetcher's lock."""
+        while self.told:
+            try:
+                done = self.told.pop()
+            except IndexError:
+                return  # another thread was faster
+            done(self.plain, self.error)
 
     def wait(self) -> bool:
         """Wait until it has landed, at most until its deadline; whether it has."""

@@ -13,19 +13,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from zerofs._fast import IndexMap, Operations
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.cache.size import parse_cache_size
 from zerofs.chunk.codec import cache_name
-from zerofs.errors import MountError, UsageError, ZerofsError
+from zerofs.errors import MountError, ZerofsError
 from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.graft import Graft, graft
 from zerofs.flist.index import Index
 from zerofs.flist.load import LoadedFlist, load_flist, load_layers
-from zerofs.flist.model import Chunk
 from zerofs.mount.backend import Backend
+from zerofs.mount.engine import FuseEngine, Served
 from zerofs.mount.failures import FailureLog
-from zerofs.mount.llfuse_engine import LlfuseEngine
 from zerofs.mount.options import MountOptions
 from zerofs.store.build import build_router
 
@@ -65,20 +63,17 @@ class FlistMount:
 
     def mount(self) -> None:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
-        if self._options.engine == "fast":
-            raise UsageError("this version has no fast engine", hint="leave --engine out")
         with self._interruptible():
             flists = [self._load(argument) for argument in self._options.meta]
             self._base = [flist.index for flist in flists]
             self._mounted = load_layers(self._base, self._state)
         self._timings.mark("index")
-        self._operations = self._make_operations(flists)
+        served = self._make_served(flists)
         self._timings.mark("cache and stores")
-        self._engine = LlfuseEngine(self._operations, self._place, _fuse_options(self._options))
+        self._engine = _make_engine(self._options, served, self._place)
         # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
         self._closers.insert(-1, self._engine.close)
         self._closers.append(self._engine.unmount)
-        self._engine.mount()
         self._engine.start()
         self._timings.mark("fuse")
 
@@ -113,8 +108,7 @@ class FlistMount:
         released (see `forget_lingering`).  Raises OSError where the kernel could not be told.
         """
         grafted, index = tree
-        with self._engine.swap_lock():
-            self._operations.swap(index.map, index.total_size, grafted.replaced if lingering else ())
+        self._engine.swap(index, grafted.replaced if lingering else ())
         self._mounted = index
         notifier = self._engine.notifier
         for row, name in grafted.entries:
@@ -124,7 +118,7 @@ class FlistMount:
 
     def forget_lingering(self) -> bool:
         """Ask the kernel again to drop replaced nodes; False where none is left."""
-        names = self._operations.lingering_names()
+        names = self._engine.lingering_names()
         for row, name in names:
             self._engine.notifier.forget_entry(row + 1, name)
         return bool(names)
@@ -132,9 +126,7 @@ class FlistMount:
     def _load(self, argument: str) -> LoadedFlist:
         return load_flist(argument, self._state, max_size=self._options.max_flist_size)
 
-    def _make_operations(self, flists: Sequence[LoadedFlist]) -> Operations:
-        import llfuse
-
+    def _make_served(self, flists: Sequence[LoadedFlist]) -> Served:
         options = self._options
         size_limit = parse_cache_size(options.cache_size, self._directory)
         cache = ChunkCache(self._directory, size_limit=size_limit)
@@ -148,24 +140,22 @@ class FlistMount:
         self._closers.append(router.close)
         fetcher = Fetcher(router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified)
         self._closers.append(fetcher.close)
+        return Served(self._mounted, cache, cache_name, fetcher, FailureLog())
 
-        failures = FailureLog()
 
-        def fetch(index: IndexMap, number: int) -> bytes:
-            try:
-                return fetcher.read(Chunk(*index.chunk(number)))
-            except ZerofsError as error:
-                failures.report(error)
-                raise
+def _make_engine(options: MountOptions, served: Served, place: Path) -> FuseEngine:
+    """Mount by the engine that was asked for: the fast one, unless the kernel is too old for it."""
+    fuse_options = _fuse_options(options)
+    if options.engine != "llfuse":
+        from zerofs.mount.fast_engine import FastEngine, is_possible
 
-        return Operations(
-            self._mounted.map,
-            cache=cache,
-            cache_name=cache_name,
-            fetch=fetch,
-            binding=llfuse,
-            total_size=self._mounted.total_size,
-        )
+        if is_possible():
+            return FastEngine(served, place, fuse_options)
+        if options.engine == "fast":
+            raise MountError("this kernel is too old for the fast engine", hint="use --engine llfuse")
+    from zerofs.mount.llfuse_engine import LlfuseEngine
+
+    return LlfuseEngine(served, place, fuse_options)
 
 
 def _fuse_options(options: MountOptions) -> set[str]:

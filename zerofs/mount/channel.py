@@ -1,0 +1,100 @@
+"""The FUSE channel: mounted through llfuse, whoever answers on it, and taken down again.
+
+Role: below both engines.  llfuse keeps one session a process, as module state, so a process has one channel.
+Without root, libfuse has the set-user-id ``fusermount`` do the mounting.  Main thread; no locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from zerofs.errors import MountError
+from zerofs.mount import mountinfo, notify
+from zerofs.mount.unmount import unmount
+
+log = logging.getLogger(__name__)
+
+READAHEAD_KIB = 1024  # two chunks ahead; the kernel's default of 128 KiB caps sequential reads
+
+
+class Channel:
+    """A mounted FUSE channel on which nothing has been answered yet."""
+
+    def __init__(self, operations: object, mountpoint: Path, options: set[str]) -> None:
+        """Mount.  `operations` are what llfuse would call; raises MountError where the host does not allow it."""
+        import llfuse
+
+        self.mountpoint = mountpoint
+        _check_device()
+        before = notify.channels()
+        with _captured_stderr() as captured:
+            try:
+                llfuse.init(operations, str(mountpoint), options)
+                mounted = True
+            except RuntimeError:
+                mounted = False  # its text is of no use: libfuse has printed why
+        if not mounted:
+            reason = captured[0] if captured else "libfuse gives no reason"
+            raise MountError(
+                f"cannot mount at {mountpoint}: {reason}",
+                hint="check the permissions, and that fusermount is installed where you are not root",
+            )
+        self._mount = mountinfo.top(mountpoint)
+        (self.descriptor,) = notify.channels() - before
+        self.notifier = notify.Notifier(self.descriptor)
+
+    def raise_readahead(self) -> None:
+        """Have the kernel read further ahead, where this process may tell it to."""
+        if self._mount is None:
+            return
+        try:
+            Path(f"/sys/class/bdi/{self._mount.device}/read_ahead_kb").write_text(str(READAHEAD_KIB))
+        except OSError as error:
+            log.debug("readahead stays at the kernel's default: %s", error)
+
+    def unmount(self) -> None:
+        """Take the mount down, detached where it is busy; nothing where there is none."""
+        seen = mountinfo.top(self.mountpoint)
+        if self._mount is not None and seen is not None and seen.id == self._mount.id:
+            unmount(self.mountpoint)
+        elif self._mount in mountinfo.read():
+            log.warning("%s: something is mounted over the flist, which stays", self.mountpoint)
+
+    def close(self) -> None:
+        """End the session; nobody may use the descriptor any more."""
+        import llfuse
+
+        llfuse.close(unmount=False)
+
+
+def _check_device() -> None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise MountError(
+            f"cannot open /dev/fuse: {error.strerror}",
+            hint="load the module fuse, and give this user (or container) access to the device",
+        ) from error
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[list[str]]:
+    """What libfuse prints while the block runs, as lines: it has no other way to give a reason."""
+    lines: list[str] = []
+    saved = os.dup(2)
+    captured = os.memfd_create("stderr", os.MFD_CLOEXEC)
+    try:
+        os.dup2(captured, 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            text = os.pread(captured, 4096, 0).decode("utf-8", "replace")
+            lines.extend(line.removeprefix("fuse: ").strip() for line in text.splitlines() if line.strip())
+    finally:
+        os.close(captured)
+        os.close(saved)

@@ -1,0 +1,58 @@
+"""What both engines have in common: what they serve, and what can be asked of them.
+
+An engine puts one tree behind one mount point.  There are two: `llfuse_engine` runs on every kernel, and
+`fast_engine` answers the kernel itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from zerofs.cache.lmdb import ChunkCache
+    from zerofs.fetch.fetcher import Fetcher
+    from zerofs.flist.index import Index
+    from zerofs.mount.failures import FailureLog
+    from zerofs.mount.notify import Notifier
+
+
+class Served(NamedTuple):
+    """What an engine answers from."""
+
+    tree: Index
+    cache: ChunkCache
+    cache_name: Callable[[bytes], bytes]  # chunk key → name in the cache
+    fetcher: Fetcher
+    failures: FailureLog
+
+
+class FuseEngine(Protocol):
+    """One FUSE mount, made over a channel that is mounted: `start`, `unmount`, `close`, in this order."""
+
+    notifier: Notifier
+    ended: int  # a descriptor that becomes readable when no requests are taken any more
+
+    def start(self) -> None:
+        """Serve requests from now on; the mount can be used when this returns."""
+        ...
+
+    def swap(self, index: Index, replaced: Iterable[tuple[tuple[int, bytes], int]]) -> None:
+        """Serve `index`, which knows all rows and chunks of the one before.
+
+        `replaced`: ((row of the directory, name), old row) of names that are to lead to the old node as long
+        as the kernel holds it.
+        """
+        ...
+
+    def lingering_names(self) -> list[tuple[int, bytes]]:
+        """The (row of the directory, name) pairs that still lead to a node of before a swap."""
+        ...
+
+    def unmount(self) -> None:
+        """Take the mount down, detached where it is busy; nothing where there is none."""
+        ...
+
+    def close(self) -> None:
+        """End the session of an unmounted file system; reads that wait should have been ended by now."""
+        ...
