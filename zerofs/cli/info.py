@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from zerofs.cli import options, output
@@ -41,18 +40,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(flist: LoadedFlist) -> dict[str, Any]:
+    from zerofs.flist.arrays import arrays
     from zerofs.flist.model import Kind
 
     index = flist.index
-    counts = Counter(index.node(row).kind for _, row in index.walk())
-    sizes = [index.chunk(number).size for number in range(index.chunk_count)]
+    nodes, refs, chunks = arrays(index)
+    kinds = nodes["mode"] & 0o170000
+    sizes = chunks["size"].astype("u8")  # their sum may be beyond 4 GiB
     return {
         "flist": flist.argument,
         "format": flist.format,
         "content_hash": index.content_hash.hex(),
-        "entries": output.kinds({kind: counts[kind] for kind in Kind}),
+        "entries": output.kinds({kind: int((kinds == kind).sum()) for kind in Kind}),
         "bytes": index.total_size,
-        "chunks": {"distinct": len(sizes), "distinct_bytes": sum(sizes)},
+        "chunks": {
+            "distinct": len(chunks),
+            "distinct_bytes": int(sizes.sum()),
+            "used": len(refs),
+            "used_bytes": int(sizes[refs].sum()),
+        },
         "router": _router(flist),
         "routes": [
             {"first": f"{route.start:02x}", "last": f"{route.end:02x}", "url": _display(route.url)}
@@ -99,6 +105,8 @@ def _show(value: dict[str, Any]) -> None:
     output.say(f"names:   {sum(value['entries'].values()):,} ({held})")
     output.say(f"size:    {output.size(value['bytes'])} in files")
     output.say(f"chunks:  {chunks['distinct']:,} distinct, {output.size(chunks['distinct_bytes'])}")
+    if saved := chunks["used_bytes"] - chunks["distinct_bytes"]:
+        output.say(f"         {chunks['used']:,} uses: {output.size(saved)} are there more than once")
     router = value["router"]
     if router is None and not value["routes"]:
         output.say("stores:  none named")
