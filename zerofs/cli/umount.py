@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import mountinfo
-from zerofs.mount.backend import clean_after
+from zerofs.mount.backend import open_backend, sweep
 from zerofs.mount.unmount import server_of, unmount
 
 EPILOG = """\
@@ -56,10 +56,12 @@ def _unmount(target: Path) -> None:
 
 
 def _clean_after(mount: mountinfo.Mount) -> None:
-    """Take down the layers below a union whose process was killed."""
+    """Take down what a killed process left besides its `mount`: the layers of a union, a private backend."""
+    sweep()
     for lower in mount.lower_dirs():
-        if (layer := mountinfo.top(lower)) is not None and layer.is_ours:
-            clean_after(Path(lower).parent)
+        layer = mountinfo.top(lower)
+        if layer is not None and layer.is_ours and mountinfo.is_dead(layer):
+            open_backend(Path(lower).parent).close()
 
 
 def _process(server: int) -> int | None:

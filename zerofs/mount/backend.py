@@ -151,28 +151,6 @@ def open_backend(
     return backend
 
 
-def clean_after(path: Path) -> None:
-    """Take down what a killed process left mounted of the backend `path`; a private one goes away.
-
-    Does nothing where another process holds it by now.  Raises BackendError and MountError.
-    """
-    try:
-        lock = _open_own(path)
-    except BackendError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return
-        raise
-    try:
-        if not _try_lock(lock):
-            return
-        if path.name.startswith(_PRIVATE) and (path / _MEMORY).is_dir():
-            _take_away(path, lock)
-        else:
-            _clear(Backend(path, lock))
-    finally:
-        os.close(lock)
-
-
 def _clear(backend: Backend) -> None:
     """Take down what a killed process left running and mounted of a backend whose lock is ours."""
     if os.geteuid() != 0:
@@ -246,7 +224,7 @@ def _refuse_precious(path: Path, target: Path) -> None:
 def _open_private(base: Path, rw_size: int | None, *, union: bool) -> Backend:
     base = mountinfo.locate(base)
     _open_base(base)
-    _sweep(base)
+    sweep(base)
     while True:
         path = base / f"{_PRIVATE}{os.urandom(8).hex()}"
         try:
@@ -314,7 +292,7 @@ def _mount_memory(place: Path, rw_size: int | None) -> None:
         raise BackendError(f"cannot hold the read-write layer in memory: {error.strerror}") from error
 
 
-def _sweep(base: Path) -> None:
+def sweep(base: Path = DEFAULT) -> None:
     """Take away private backends whose process was killed: those of ours that nobody holds."""
     for path in sorted(base.glob(f"{_PRIVATE}*")):
         try:
@@ -324,16 +302,12 @@ def _sweep(base: Path) -> None:
         try:
             if os.fstat(fd).st_uid == os.geteuid() and _try_lock(fd):
                 logger.warning("%s: taking away the backend of a dead process", path)
-                _take_away(path, fd)
+                _clear(Backend(path, fd, private=True, layers=path / _MEMORY))
+                _remove_private(path)
         except (BackendError, MountError) as error:
             logger.warning("cannot take away the backend of a dead process: %s", error)
         finally:
             os.close(fd)
-
-
-def _take_away(path: Path, lock: int) -> None:
-    _clear(Backend(path, lock, private=True, layers=path / _MEMORY))
-    _remove_private(path)
 
 
 def _remove_private(path: Path) -> None:
