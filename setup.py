@@ -35,6 +35,7 @@ extensions = [
         extra_compile_args=CFLAGS,
     ),
     Extension("zerofs.flist._record", ["zerofs/flist/_record.pyx"], extra_compile_args=CFLAGS),
+    Extension("zerofs.flist._tables", ["zerofs/flist/_tables.pyx"], extra_compile_args=CFLAGS),
     Extension("zerofs.mount._linux", ["zerofs/mount/_linux.pyx"], extra_compile_args=CFLAGS),
 ]
 

@@ -14,6 +14,7 @@ from zerofs.flist.model import (
     BLOCK_UNIT,
     CHUNK_SIZE,
     DIRECTORY_SIZE,
+    Attributes,
     ChunkRef,
     Directory,
     Entry,
@@ -27,11 +28,12 @@ SCHEMA: Any = capnp.load(str(Path(codec.__file__).with_name("flist_bytes.capnp")
 _SPECIAL = (Kind.SOCKET, Kind.BLOCK, Kind.CHARDEV, Kind.FIFO)
 
 
-def judge_directory(record: bytes, attributes_of: codec.AttributesOf, tally: Tally) -> Directory:
+def judge_directory(record: bytes, owner_of: codec.OwnerOf, tally: Tally) -> Directory:
     try:
         with SCHEMA.Dir.from_bytes(record, traversal_limit_in_words=_limit(record)) as read:
-            attributes = attributes_of(_text(read.aclkey), read.modificationTime, read.creationTime)
-            entries = [_entry(inode, attributes_of, tally) for inode in read.contents]
+            owner = owner_of(_text(read.aclkey))
+            attributes = Attributes(*owner, read.modificationTime, read.creationTime)
+            entries = [_entry(inode, owner_of, tally) for inode in read.contents]
             return Directory(attributes, tally.admit(entry for entry in entries if entry))
     except (capnp.KjException, ValueError) as error:
         raise FlistCorruptError(str(error)) from error
@@ -45,14 +47,14 @@ def judge_aci(record: bytes) -> Aci:
         raise FlistCorruptError(str(error)) from error
 
 
-def _entry(inode: Any, attributes_of: codec.AttributesOf, tally: Tally) -> Entry | None:
+def _entry(inode: Any, owner_of: codec.OwnerOf, tally: Tally) -> Entry | None:
     try:
         kind = inode.attributes.which()
     except capnp.KjException:  # a member that the schema does not have
         tally.add(codec.UNKNOWN_KIND)
         return None
     name = _text(inode.name)
-    attributes = attributes_of(_text(inode.aclkey), inode.modificationTime, inode.creationTime)
+    attributes = Attributes(*owner_of(_text(inode.aclkey)), inode.modificationTime, inode.creationTime)
     value = getattr(inode.attributes, str(kind))
     if kind == "file":
         size = min(inode.size, 2**63 - 1)

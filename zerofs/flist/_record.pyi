@@ -7,7 +7,7 @@ from zerofs.flist.model import Attributes, Entry
 def read_directory(
     record: bytes,
     budget: int,
-    attributes_of: Callable[[bytes, int, int], Attributes],
+    owner_of: Callable[[bytes], tuple[int, int, int]],
     device_of: Callable[[bytes], tuple[int, int]],
 ) -> tuple[Attributes, list[Entry], int]: ...
 def read_aci(record: bytes, budget: int) -> tuple[bytes, bytes, int, int, int]: ...

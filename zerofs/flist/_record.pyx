@@ -20,7 +20,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from zerofs.flist.model import BLOCK_UNIT, CHUNK_SIZE, DIRECTORY_SIZE, ChunkRef, Entry, Kind
+from zerofs.flist.model import BLOCK_UNIT, CHUNK_SIZE, DIRECTORY_SIZE, Attributes, ChunkRef, Entry, Kind
 
 # -- the encoding --------------------------------------------------------------------------
 
@@ -360,19 +360,19 @@ cdef tuple SPECIAL = (Kind.SOCKET, Kind.BLOCK, Kind.CHARDEV, Kind.FIFO)
 cdef tuple NO_DEVICE = (0, 0)
 
 
-def read_directory(bytes record not None, uint64_t budget, attributes_of, device_of) -> tuple:
+def read_directory(bytes record not None, uint64_t budget, owner_of, device_of) -> tuple:
     """(attributes, entries, how many were skipped as being of an unknown kind) of a directory's record.
 
-    `attributes_of` makes attributes of an ACI's key and two times, `device_of` a pair of numbers of a
-    device's bytes.  Raises ValueError for a malformed record.
+    `owner_of` makes (mode, uid, gid) of an ACI's key, `device_of` (major, minor) of a device's bytes.
+    Raises ValueError for a malformed record.
     """
     cdef Record reader = Record(record, budget)
     cdef Structs contents
     cdef Struct inode
     cdef uint64_t i, skipped = 0
     cdef list entries = []
-    attributes = attributes_of(
-        reader._text(&reader.root, DIR_ACLKEY),
+    attributes = _attributes(
+        owner_of(reader._text(&reader.root, DIR_ACLKEY)),
         _number(&reader.root, DIR_MTIME, 4),
         _number(&reader.root, DIR_CTIME, 4),
     )
@@ -380,7 +380,7 @@ def read_directory(bytes record not None, uint64_t budget, attributes_of, device
         reader._raise()
     for i in range(contents.count):
         _element(&contents, i, &inode)
-        entry = _entry(reader, &inode, attributes_of, device_of)
+        entry = _entry(reader, &inode, owner_of, device_of)
         if entry is None:
             skipped += 1
         else:
@@ -403,7 +403,7 @@ def read_aci(bytes record not None, uint64_t budget) -> tuple:
     )
 
 
-cdef object _entry(Record reader, const Struct *inode, attributes_of, device_of):
+cdef object _entry(Record reader, const Struct *inode, owner_of, device_of):
     """The entry of an inode, or None for a kind that the schema does not have."""
     cdef uint64_t which = _number(inode, INODE_WHICH, 2)
     cdef uint64_t special
@@ -411,9 +411,8 @@ cdef object _entry(Record reader, const Struct *inode, attributes_of, device_of)
     if which > WHICH_SPECIAL:
         return None
     name = reader._text(inode, INODE_NAME)
-    attributes = attributes_of(
-        reader._text(inode, INODE_ACLKEY), _number(inode, INODE_MTIME, 4), _number(inode, INODE_CTIME, 4)
-    )
+    owner = owner_of(reader._text(inode, INODE_ACLKEY))
+    attributes = _attributes(owner, _number(inode, INODE_MTIME, 4), _number(inode, INODE_CTIME, 4))
     if not _struct(&reader.message, inode, INODE_VALUE, &value):
         reader._raise()
     if which == WHICH_FILE:
@@ -451,6 +450,11 @@ cdef object _file(Record reader, bytes name, attributes, uint64_t size, const St
         ref = (reader._bytes(&block, BLOCK_HASH), reader._bytes(&block, BLOCK_KEY))
         chunks.append(tuple.__new__(ChunkRef, ref))
     return _made(name, FILE, attributes, size, b"", b"", NO_DEVICE, block_size, tuple(chunks))
+
+
+cdef object _attributes(owner, uint64_t mtime, uint64_t ctime):
+    mode, uid, gid = owner
+    return tuple.__new__(Attributes, (mode, uid, gid, mtime, ctime))
 
 
 cdef object _made(name, kind, attributes, size, key, target, device, block_size, chunks):

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zerofs.flist.compile import ChunkTable, NameTable
+from zerofs.flist._tables import ChunkTable, NameTable
 from zerofs.flist.index import CHILD, MISSING, NODE, Index, Node, Tables
 from zerofs.flist.model import ChunkRef, Kind
 

@@ -144,7 +144,7 @@ class Index:
     def anonymous(cls, tables: Tables) -> Index:
         """An index that only this process (and who inherits its descriptors) sees: nothing is left behind."""
         with _memory_file() as descriptor:
-            _write(descriptor, tables)
+            _write(descriptor, tables, tables.content_hash())
             return cls._map(descriptor, "index in memory")
 
     @classmethod
@@ -195,12 +195,15 @@ class Index:
         return Tables(*(bytes(self._mapped[at : at + count * width]) for at, count, width in spans))
 
 
-def write_index(tables: Tables, path: Path) -> None:
-    """Write `tables` as an index file at `path`, atomically; the directory must exist."""
+def write_index(tables: Tables, path: Path, content_hash: bytes | None = None) -> None:
+    """Write `tables` as an index file at `path`, atomically; the directory must exist.
+
+    Their content hash is computed unless the caller has done so.
+    """
     descriptor, name = tempfile.mkstemp(prefix=".index-", dir=path.parent)
     try:
         try:
-            _write(descriptor, tables)
+            _write(descriptor, tables, content_hash or tables.content_hash())
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -211,7 +214,9 @@ def write_index(tables: Tables, path: Path) -> None:
         raise
 
 
-def _write(descriptor: int, tables: Tables) -> None:
+def _write(descriptor: int, tables: Tables, content_hash: bytes) -> None:
+    from zerofs.flist._tables import total_size
+
     widths = (NODE.size, CHILD.size, 1, 4, CHUNK.size)
     pieces: list[bytes | bytearray] = []
     sections: list[int] = []
@@ -224,9 +229,9 @@ def _write(descriptor: int, tables: Tables) -> None:
     checksum = xxhash.xxh3_64()
     for piece in pieces:
         checksum.update(piece)
-    total = sum(fields[0] for fields in NODE.iter_unpack(tables.nodes) if fields[5] & 0o170000 == Kind.FILE)
     header = HEADER.pack(
-        MAGIC, VERSION, HEADER_SIZE, at, tables.content_hash(), checksum.intdigest(), *sections, total, 0
+        *(MAGIC, VERSION, HEADER_SIZE, at, content_hash, checksum.intdigest()),
+        *(*sections, total_size(tables.nodes), 0),
     ).ljust(HEADER_SIZE - CHECKSUM.size, b"\0")
     header += CHECKSUM.pack(xxhash.xxh3_64_intdigest(header))
     with open(descriptor, "wb", closefd=False) as file:

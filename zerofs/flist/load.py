@@ -18,13 +18,13 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerofs.errors import CacheError, FlistCorruptError
-from zerofs.flist.index import VERSION, Index, Tables, write_index
+from zerofs.flist.index import VERSION, Index, write_index
 from zerofs.flist.model import FlistReader, Route
 
 if TYPE_CHECKING:
@@ -120,18 +120,15 @@ def _build(reader: FlistReader, state: Path) -> Index:
     from zerofs.flist.compile import compile_flist
 
     tables = compile_flist(reader)
-    path = _index_path(state, tables.content_hash().hex())
-    return _written(lambda: write_index(tables, path), path, tables)
-
-
-def _written(write: Callable[[], None], path: Path, tables: Tables) -> Index:
-    """The index file, or one in memory where the disk does not take it."""
+    content = tables.content_hash()
+    path = _index_path(state, content.hex())
     try:
-        write()
+        write_index(tables, path, content)
+        del tables  # the map takes their place; both at once would be twice the memory
         return Index.open(path)
     except OSError as error:
         log.warning("cannot keep the compiled index (%s): it is compiled again next time", error)
-        return Index.anonymous(tables)
+        return Index.anonymous(compile_flist(reader))
 
 
 def _mapped(state: Path, content: str) -> Index | None:

@@ -28,7 +28,7 @@ LOST_TIME = "times that the format cannot hold, moved to the nearest it can"
 
 _SPECIAL_TYPE = {Kind.SOCKET: 0, Kind.BLOCK: 1, Kind.CHARDEV: 2, Kind.FIFO: 3}
 
-AttributesOf = Callable[[bytes, int, int], Attributes]  # (key of an ACI, mtime, ctime)
+OwnerOf = Callable[[bytes], tuple[int, int, int]]  # key of an ACI → mode, uid, gid
 AclKeyOf = Callable[[Kind, Attributes], bytes]
 
 
@@ -50,14 +50,14 @@ def _schema() -> Any:
     return capnp.load(str(Path(__file__).with_name("flist_bytes.capnp")))
 
 
-def decode_directory(record: bytes, attributes_of: AttributesOf, tally: Tally) -> Directory:
+def decode_directory(record: bytes, owner_of: OwnerOf, tally: Tally) -> Directory:
     """The directory in `record`; what cannot be shown is counted in `tally`.
 
     Raises FlistCorruptError for a record that is malformed, FlistTooLargeError for one over 256 MiB.
     """
     try:
         attributes, entries, skipped = read_directory(
-            record, _budget(record), attributes_of, lambda data: _device(data, tally)
+            record, _budget(record), owner_of, lambda data: _device(data, tally)
         )
     except ValueError as error:
         raise FlistCorruptError(f"a directory record is malformed: {error}") from error

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from zerofs.errors import FlistCorruptError
-from zerofs.flist.model import Attributes, Directory, Route
+from zerofs.flist.model import Directory, Route
 from zerofs.flist.owners import FALLBACK_ID, Owners
 from zerofs.flist.record import decode_aci, decode_directory
 from zerofs.flist.tally import Tally
@@ -53,7 +53,7 @@ class RecordReader(ABC):
 
     def directory(self, key: bytes) -> Directory | None:
         record = self._value(key)
-        return None if record is None else decode_directory(record, self._attributes, self._tally)
+        return None if record is None else decode_directory(record, self._owner, self._tally)
 
     def routes(self) -> Sequence[Route]:
         return ()
@@ -61,13 +61,14 @@ class RecordReader(ABC):
     def close(self) -> None:
         self._tally.report(logger, self._subject)
 
-    def _attributes(self, aclkey: bytes, mtime: int, ctime: int) -> Attributes:
+    def _owner(self, aclkey: bytes) -> tuple[int, int, int]:
+        """(mode, uid, gid) of an ACI."""
         owner = self._acis.get(aclkey)
         if owner is None:
-            owner = self._acis[aclkey] = self._owner(aclkey)
-        return Attributes(*owner, mtime, ctime)
+            owner = self._acis[aclkey] = self._read_owner(aclkey)
+        return owner
 
-    def _owner(self, aclkey: bytes) -> tuple[int, int, int]:
+    def _read_owner(self, aclkey: bytes) -> tuple[int, int, int]:
         record = self._value(aclkey) if aclkey else None
         if record is None:
             return _DEFAULT_OWNER

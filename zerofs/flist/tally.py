@@ -34,6 +34,9 @@ class Tally:
 
     def admit(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those of `entries` that a directory can show, in order; the first of equal names wins."""
+        entries = list(entries)
+        if _all_admissible([entry.name for entry in entries]):
+            return entries
         shown: dict[bytes, Entry] = {}
         for entry in entries:
             if not is_name(entry.name):
@@ -43,6 +46,19 @@ class Tally:
             else:
                 shown[entry.name] = entry
         return list(shown.values())
+
+
+def _all_admissible(names: list[bytes]) -> bool:
+    """Whether nothing is wrong with any of `names`, nor with all of them: a few looks at the lot of them."""
+    distinct = set(names)
+    together = b"/".join(names)
+    return (
+        len(distinct) == len(names)
+        and together.count(b"/") == max(len(names) - 1, 0)
+        and b"\0" not in together
+        and max(map(len, names), default=0) <= MAX_NAME
+        and distinct.isdisjoint((b"", b".", b".."))
+    )
 
 
 def is_name(name: bytes) -> bool:
