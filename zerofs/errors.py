@@ -139,6 +139,12 @@ class ChunkMissingError(StoreError):
     hint = "the flist names a store that lacks the chunk; give another with --storage-url"
 
 
+class ClosingError(StoreError):
+    """The mount is being taken down: what was asked for is not fetched any more."""
+
+    hint = ""
+
+
 # -- chunks --------------------------------------------------------------------------------
 
 

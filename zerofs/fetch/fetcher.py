@@ -7,7 +7,8 @@ Every wait has an end: the deadline belongs to the chunk, starting with its firs
 remembered for a few seconds and answered from memory, because the kernel sends a failing read twice.
 
 Threads: callers in any number; a few fetch threads, started when they are first needed, each with a
-batch of chunks at a time (see `flight`); the cache's writer (see `memory`).  Chunks that are requested
+batch of chunks at a time (see `flight`), of which those that arrive together are decoded together, while
+none waits for another to arrive; the cache's writer (see `memory`).  Chunks that are requested
 in the background are fetched when no reader waits, and one thread of several is kept free of them.
 `_lock` guards the tables of flights and failures, the queue and the counters.  Nothing is fetched,
 decoded, read from the cache or waited for under it but work for a fetch thread.
@@ -21,8 +22,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from zerofs.chunk.codec import Codec, cache_name, codec_of, decode
-from zerofs.errors import ChunkError, StoreError, StoreTimeoutError, ZerofsError
+from zerofs.chunk.batch import Request, decode_many
+from zerofs.chunk.codec import Codec, cache_name, codec_of
+from zerofs.errors import ChunkError, ClosingError, StoreError, StoreTimeoutError, ZerofsError
 from zerofs.fetch.flight import Done, Flight, FlightQueue
 from zerofs.fetch.memory import ChunkMemory
 from zerofs.flist.model import Chunk
@@ -40,14 +42,14 @@ CLOSE_PATIENCE = 1.0  # seconds for fetch threads that are decoding
 class ChunkSource(Protocol):
     """What the fetcher needs of a router."""
 
-    def fetch_many(
+    def fetch_batches(
         self,
         ids: Sequence[bytes],
-        accept: Callable[[int, bytes], None],
+        judge: Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
     ) -> None:
-        """Hand each payload to `accept`, which refuses it by a ChunkError, or each error to `fail`."""
+        """Hand payloads as they arrive to `judge`, which says why it refuses one, or each error to `fail`."""
         ...
 
 
@@ -324,8 +326,8 @@ class Fetcher:
         flights = [flight for flight in batch if not self._settle_early(flight)]
         error: ZerofsError = StoreError("no store answered for a chunk")
 
-        def accept(index: int, payload: bytes) -> None:
-            self._accept(flights[index], payload)
+        def judge(arrived: Sequence[tuple[int, bytes]]) -> list[ChunkError | None]:
+            return self._judge([(flights[index], payload) for index, payload in arrived])
 
         def fail(index: int, error: ZerofsError) -> None:
             self._land(flights[index], error=error)
@@ -333,7 +335,7 @@ class Fetcher:
         try:
             if flights:
                 ids = [flight.chunk.id for flight in flights]
-                self._router.fetch_many(ids, accept, fail, max(flight.deadline for flight in flights))
+                self._router.fetch_batches(ids, judge, fail, max(flight.deadline for flight in flights))
         except _ClosingError:
             error = _closing_error()
         except ZerofsError as caught:
@@ -359,23 +361,24 @@ class Fetcher:
         flight.tell()
         return True
 
-    def _accept(self, flight: Flight, payload: bytes) -> None:
-        """Decode and verify a payload, and serve it.  Raises ChunkError for one that is wrong."""
+    def _judge(self, arrived: list[tuple[Flight, bytes]]) -> list[ChunkError | None]:
+        """Decode and verify payloads that arrived together, and serve them; for each what is wrong with it."""
         if self._closing:
             raise _ClosingError
-        chunk = flight.chunk
-        try:
-            plain = decode(chunk.key, payload, chunk.size, allow_unverified=self._allow_unverified)
-        except ChunkError:
+        requests = [Request(flight.chunk.key, payload, flight.chunk.size) for flight, payload in arrived]
+        results = decode_many(requests, allow_unverified=self._allow_unverified)
+        for (flight, payload), result in zip(arrived, results, strict=True):
+            if isinstance(result, ChunkError):
+                with self._lock:
+                    self._counts["verify_failures"] += 1
+                continue
             with self._lock:
-                self._counts["verify_failures"] += 1
-            raise
-        with self._lock:
-            self._counts["fetched"] += 1
-            self._counts["fetched_bytes"] += len(payload)
-            self._counts["plain_bytes"] += len(plain)
-        self._land(flight, plain=plain)
+                self._counts["fetched"] += 1
+                self._counts["fetched_bytes"] += len(payload)
+                self._counts["plain_bytes"] += len(result)
+            self._land(flight, plain=result)
         self._memory.wait_for_room()
+        return [result if isinstance(result, ChunkError) else None for result in results]
 
 
 def _memory_name(chunk: Chunk) -> bytes:
@@ -390,4 +393,4 @@ def _again(error: ZerofsError) -> ZerofsError:
 
 
 def _closing_error() -> ZerofsError:
-    return StoreError("the mount is coming down", hint="")
+    return ClosingError("the mount is coming down")

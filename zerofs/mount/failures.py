@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 
-from zerofs.errors import ZerofsError, describe
+from zerofs.errors import ClosingError, ZerofsError, describe
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class FailureLog:
 
     def report(self, error: ZerofsError) -> None:
         """A read ends in EIO because of `error`."""
+        if isinstance(error, ClosingError):
+            return  # that the mount ends stands in the log already
         now = time.monotonic()
         with self._lock:
             if now < self._next:
