@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from zerofs.errors import ZerofsError, describe
@@ -77,8 +76,7 @@ def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
 def _absolute(options: MountOptions) -> MountOptions:
     """The same with absolute paths: a daemon leaves the directory that they are relative to."""
     here = Path.cwd()
-    return replace(
-        options,
+    return options._replace(
         target=here / options.target,
         meta=tuple(name if "://" in name else str(here / name) for name in options.meta),
         backend=None if options.backend is None else here / options.backend,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,4 +89,4 @@ def run(args: argparse.Namespace) -> int:
 
 def _source(args: argparse.Namespace, flist: LoadedFlist) -> LoadedFlist:
     """The flist as its chunks are to be found: without its own router where ``--from`` says where."""
-    return dataclasses.replace(flist, router=None, routes=()) if args.storage_url else flist
+    return flist.without_stores() if args.storage_url else flist

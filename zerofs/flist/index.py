@@ -25,11 +25,9 @@ generation they came from.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +63,8 @@ class Tables(NamedTuple):
 
     def content_hash(self) -> bytes:
         """BLAKE2b-256 that names this content, 32 bytes."""
+        import hashlib
+
         digest = hashlib.blake2b(b"zerofs content 1", digest_size=32)
         for section in self:
             digest.update(len(section).to_bytes(8, "little"))
@@ -151,7 +151,8 @@ class Index:
     def _map(cls, descriptor: int, origin: str) -> Index:
         if os.fstat(descriptor).st_size < HEADER_SIZE:
             raise _damaged(origin, "shorter than its header")
-        return cls(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), origin)
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE  # all of it is looked at at once
+        return cls(mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ), origin)
 
     def __len__(self) -> int:
         return self.map.node_count
@@ -200,6 +201,8 @@ def write_index(tables: Tables, path: Path, content_hash: bytes | None = None) -
 
     Their content hash is computed unless the caller has done so.
     """
+    import tempfile
+
     descriptor, name = tempfile.mkstemp(prefix=".index-", dir=path.parent)
     try:
         try:

@@ -17,9 +17,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +33,21 @@ log = logging.getLogger(__name__)
 _MEMO_VERSION = 1
 
 
-@dataclass(frozen=True)
 class LoadedFlist:
     """A flist, ready to be mounted."""
 
-    argument: str  # as the user named it
-    format: str  # "rocksdb", "sqlite", "fl"
-    index: Index
-    router: bytes | None  # the text of its router.yaml
-    routes: tuple[Route, ...]
+    def __init__(
+        self, argument: str, form: str, index: Index, router: bytes | None, routes: tuple[Route, ...]
+    ) -> None:
+        self.argument = argument  # as the user named it
+        self.format = form  # "rocksdb", "sqlite", "fl"
+        self.index = index
+        self.router = router  # the text of its router.yaml
+        self.routes = routes
+
+    def without_stores(self) -> LoadedFlist:
+        """The same, saying nothing about where its chunks are."""
+        return LoadedFlist(self.argument, self.format, self.index, None, ())
 
 
 def load_flist(argument: str, state: Path, *, max_size: int | None = None) -> LoadedFlist:
@@ -182,6 +186,8 @@ def _read_memo(path: Path) -> dict[str, Any] | None:
 
 
 def _write_memo(path: Path, memo: dict[str, Any]) -> None:
+    import tempfile
+
     try:
         descriptor, name = tempfile.mkstemp(prefix=".memo-", dir=path.parent)
         with os.fdopen(descriptor, "w") as file:

@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from zerofs.errors import BackendError
@@ -23,14 +22,14 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 Identity = tuple[int, int]  # device and inode
 
 
-@dataclass
 class _Level:
     """A directory that is being emptied."""
 
-    name: str  # in its parent
-    identity: Identity
-    pending: list[tuple[str, bool]]  # names and whether the listing calls them directories
-    kept: bool = False  # something in it stays, so it stays
+    def __init__(self, name: str, identity: Identity, pending: list[tuple[str, bool]]) -> None:
+        self.name = name  # in its parent
+        self.identity = identity
+        self.pending = pending  # names and whether the listing calls them directories
+        self.kept = False  # something in it stays, so it stays
 
 
 class _Walk:

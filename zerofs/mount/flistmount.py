@@ -18,7 +18,6 @@ from zerofs.cache.size import parse_cache_size
 from zerofs.chunk.codec import cache_name
 from zerofs.errors import MountError, ZerofsError
 from zerofs.fetch.fetcher import Fetcher
-from zerofs.flist.graft import Graft, graft
 from zerofs.flist.index import Index
 from zerofs.flist.load import LoadedFlist, load_flist, load_layers
 from zerofs.mount.backend import Backend
@@ -28,6 +27,7 @@ from zerofs.mount.options import MountOptions
 from zerofs.store.build import build_router
 
 if TYPE_CHECKING:
+    from zerofs.flist.graft import Graft
     from zerofs.mount.service import Timings
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ class FlistMount:
 
         What did not change keeps its node ids.  Raises ZerofsError; nothing is changed yet.
         """
+        from zerofs.flist.graft import graft
+
         with self._interruptible():
             indexes = [*self._base, *(self._load(argument).index for argument in layers)]
             grafted = graft(self._mounted, load_layers(indexes, self._state))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 DEFAULT_BACKEND = Path("/tmp/backend")
 DEFAULT_TIMEOUT = 30.0  # seconds
 ENGINES = ("auto", "fast", "llfuse")
 
 
-@dataclass(frozen=True)
-class MountOptions:
+class MountOptions(NamedTuple):
     """One mount; the fields are the options of the drop-in command."""
 
     target: Path
@@ -33,6 +32,6 @@ class MountOptions:
     rw_size: str | None = None
     allow_unverified: bool = False
     max_flist_size: int | None = None  # bytes
-    mount_options: frozenset[str] = field(default_factory=frozenset)  # suid, dev, …
+    mount_options: frozenset[str] = frozenset()  # suid, dev, …
     subtype: str = "g8ufs"  # the FUSE mount's type is fuse.SUBTYPE
     timings: bool = False  # say on stderr where the time to the mount went

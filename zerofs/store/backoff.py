@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 
@@ -18,6 +17,8 @@ class Backoff:
 
     def wait(self, deadline: float, interrupted: threading.Event) -> bool:
         """Wait; False where there is no time for another attempt, or `interrupted` is set."""
+        import random  # nothing that a store which answers needs
+
         pause = self._pause * random.uniform(0.5, 1.0)
         self._pause = min(self._pause * 2, LONGEST)
         if time.monotonic() + pause >= deadline:
