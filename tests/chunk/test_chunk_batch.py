@@ -133,9 +133,11 @@ def noise_requests(wanted: list[int]) -> list[Request]:
         ([CHUNK] * 8, [8]),
         ([CHUNK] * 9, [8]),
         ([CHUNK] * 20, [8, 8, 4]),
-        ([1000, CHUNK, 1000, 1000], [3]),
+        ([2000, CHUNK, 2000, 2000], [3]),
+        ([1000] * 3, []),  # too little to gain anything
+        ([1000] * 11, [8]),
         ([2000] * 4 + [CHUNK] * 4, [8]),
-        ([100] * 20, []),  # too short to gain anything
+        ([100] * 50, []),
     ],
 )
 def test_chunks_of_about_one_length_go_together(

@@ -35,26 +35,29 @@ class FakeRouter:
         self.payloads[encoded.id] = [encoded.payload]
         return Chunk(encoded.id, encoded.key, size)
 
-    def fetch_many(
+    def fetch_batches(
         self,
         ids: Sequence[bytes],
-        accept: Callable[[int, bytes], None],
+        judge: Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
     ) -> None:
         self.asked.append(list(ids))
         self.entered.release()
         self.gate.wait()
-        for index, chunk_id in enumerate(ids):
-            error: ZerofsError = self.failure or ChunkMissingError("no destination holds it")
-            for payload in [] if self.failure else self.payloads.get(chunk_id, []):
-                try:
-                    accept(index, payload)
-                    break
-                except ChunkError as refused:
-                    error = refused
-            else:
-                fail(index, error)
+        left: dict[int, list[bytes]] = {
+            index: [] if self.failure else list(self.payloads.get(chunk_id, []))
+            for index, chunk_id in enumerate(ids)
+        }
+        errors: dict[int, ZerofsError] = {}
+        while arrived := [(index, payloads.pop(0)) for index, payloads in left.items() if payloads]:
+            for (index, _), refused in zip(arrived, judge(arrived), strict=True):
+                if refused is None:
+                    del left[index]
+                else:
+                    errors[index] = refused
+        for index in left:
+            fail(index, self.failure or errors.get(index) or ChunkMissingError("no destination holds it"))
 
     def count(self, chunk: Chunk) -> int:
         """How often a chunk was asked for."""

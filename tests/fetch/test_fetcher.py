@@ -17,6 +17,7 @@ from zerofs.cache.lmdb import ChunkCache
 from zerofs.chunk.codec import Codec, cache_name, encode
 from zerofs.errors import (
     ChunkCorruptError,
+    ChunkError,
     ChunkMissingError,
     ChunkUnverifiableError,
     StoreError,
@@ -133,6 +134,37 @@ def test_a_payload_that_does_not_verify_is_refused_to_the_router(
     assert fetcher.read(chunk) == plain_of(1)
     assert fetcher.stats().verify_failures == 2
     assert fetcher.stats().failures == 0
+
+
+def test_of_chunks_that_arrive_together_each_is_judged_for_itself(
+    router: FakeRouter, make: Make, cache: ChunkCache
+) -> None:
+    fetcher = make(cache, threads=1)
+    router.gate.clear()
+    first = router.add(100)
+    opener = threading.Thread(target=lambda: fetcher.read(first))
+    opener.start()
+    until(lambda: len(router.asked) == 1)  # the only thread is busy: what follows gathers
+    codecs = [Codec.SHA256_XXTEA, Codec.BLAKE2B128_XXTEA, Codec.BLAKE2B256_AESGCM]
+    chunks = [router.add(number, 3000 + number, codecs[number % 3]) for number in range(30)]
+    healed, damaged = chunks[4], chunks[10]
+    router.payloads[healed.id].insert(0, b"garbage" * 8)
+    router.payloads[damaged.id] = router.payloads[chunks[13].id]
+    results: list[object] = []
+    reading = threading.Thread(
+        target=lambda: results.extend(in_threads(30, lambda n: fetcher.read(chunks[n])))
+    )
+    reading.start()
+    until(lambda: fetcher.stats().demanded == 31 and len(fetcher._queue) == 30)
+    router.gate.set()
+    opener.join()
+    reading.join()
+    assert isinstance(results[10], ChunkCorruptError)
+    assert results[:10] + results[11:] == [plain_of(n, 3000 + n) for n in range(30) if n != 10]
+    assert [len(ids) for ids in router.asked] == [1, 30]
+    assert fetcher.stats().verify_failures == 2
+    assert fetcher.stats().failures == 1
+    assert fetcher.stats().fetched == 30
 
 
 @pytest.mark.parametrize("share", [0, 1])
@@ -276,10 +308,10 @@ class Broken(FakeRouter):
         super().__init__()
         self.error = error
 
-    def fetch_many(
+    def fetch_batches(
         self,
         ids: Sequence[bytes],
-        accept: Callable[[int, bytes], None],
+        judge: Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
     ) -> None:
@@ -541,9 +573,9 @@ from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.model import Chunk
 
 class Encoding(FakeRouter):
-    def fetch_many(self, ids, accept, fail, deadline):
+    def fetch_batches(self, ids, judge, fail, deadline):
         for index, number in enumerate(ids):
-            accept(index, encode(Codec.BLAKE2B128_XXTEA, plain_of(int(number), LARGE)).payload)
+            judge([(index, encode(Codec.BLAKE2B128_XXTEA, plain_of(int(number), LARGE)).payload)])
 
 def own():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

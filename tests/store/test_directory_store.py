@@ -8,6 +8,7 @@ import pytest
 from tests.store.conftest import must_end, within
 from tests.store.test_redis_store import check_round_trip, store_at
 from zerofs.errors import StoreError, StoreReadOnlyError, StoreRefusedError, StoreTimeoutError
+from zerofs.store import base
 
 BINARY = bytes(range(16))
 TEXT = b"ab" * 32
@@ -104,3 +105,15 @@ def test_a_directory_that_may_not_be_written(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_deadline_ends_a_long_batch(tmp_path: Path) -> None:
     with pytest.raises(StoreTimeoutError):
         list(store_at(f"dir://{tmp_path}").get_many([BINARY], within(-1)))
+
+
+def test_batches_hold_what_is_there_and_stay_within_their_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(f"dir://{tmp_path}/store")
+    items = [(bytes([n]) * 16, bytes([n]) * 1000) for n in range(10)]
+    store.put_many(items, within())
+    ids = [chunk_id for chunk_id, _ in items]
+    assert list(store.get_batches(ids, within())) == [[payload for _, payload in items]]
+    monkeypatch.setattr(base, "MAX_BATCH", 4000)
+    assert [len(batch) for batch in store.get_batches([*ids, b"none" * 4], within())] == [4, 4, 3]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.store.conftest import must_end, within
 from tests.store.test_redis_store import Start, store_at
-from tests.support.faultproxy import Fault, FaultProxy
+from tests.support.faultproxy import Fault, FaultProxy, Kind
 from tests.support.redisserver import RedisServer
 from zerofs.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnreachableError
 from zerofs.store import connection
@@ -48,6 +48,21 @@ def read_until_error(store: Store, deadline: float) -> tuple[list[bytes | None],
     except StoreError as fault:
         return got, fault
     return got, None
+
+
+@pytest.mark.parametrize("kind", ["silence", "cut", "reset", "half-close", "garbage"])
+def test_batches_hand_out_what_came_before_a_fault_and_then_reads_heal(
+    proxy: FaultProxy, store: Store, kind: Kind
+) -> None:
+    proxy.fault = Fault(kind, after=100_000, data=b"*1\r\n")
+    got: list[bytes | None] = []
+    with pytest.raises(StoreUnreachableError):
+        must_end(lambda: [got.extend(batch) for batch in store.get_batches(IDS, within(0.4))])
+    assert got
+    assert got == list(PAYLOADS.values())[: len(got)]
+    proxy.fault = None
+    healed = must_end(lambda: list(store.get_batches(IDS, within())))
+    assert [payload for batch in healed for payload in batch] == list(PAYLOADS.values())
 
 
 @pytest.mark.parametrize("after", [0, 1, 9, 5000, 100_000])

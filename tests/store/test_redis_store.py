@@ -25,8 +25,8 @@ from zerofs.errors import (
     StoreTimeoutError,
     StoreUnreachableError,
 )
-from zerofs.store import pool, wire
-from zerofs.store.base import Store, open_store
+from zerofs.store import base, pool, wire
+from zerofs.store.base import MAX_BATCH, Store, open_store
 from zerofs.store.url import parse_store_url
 
 Start = Callable[..., RedisServer]
@@ -326,3 +326,72 @@ def test_a_store_can_be_used_after_it_was_closed(redis_server: Start) -> None:
     for _ in range(2):
         assert list(store.get_many([b"id"], within())) == [None]
         store.close()
+
+
+# -- batches -------------------------------------------------------------------------------
+
+
+def test_batches_hold_what_is_asked_for_in_order_and_within_bounds(
+    redis_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(redis_server().url)
+    items = some_items()
+    store.put_many(items, within(30))
+    asked = [b"none", *(chunk_id for chunk_id, _ in items), b"none"]
+    expected = [None, *(payload for _, payload in items), None]
+    for most in (MAX_BATCH, 100_000, 1):
+        monkeypatch.setattr(base, "MAX_BATCH", most)
+        batches = must_end(lambda: list(store.get_batches(asked, within(30))))
+        assert [payload for batch in batches for payload in batch] == expected
+        assert all(batches)
+        assert all(sum(len(payload or b"") for payload in batch[:-1]) < most for batch in batches)
+    assert list(store.get_batches([], within())) == []
+
+
+def answering(pieces: list[bytes]) -> tuple[socket.socket, Store]:
+    """A server that sends each of `pieces` after a request more, and then nothing; and the store there."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for piece in pieces:
+                connection.recv(65536)
+                connection.sendall(piece)
+            connection.recv(65536)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener, store_at(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+
+
+def test_what_arrived_together_is_handed_out_together_and_waits_for_nothing_more() -> None:
+    listener, store = answering([b"$1\r\na\r\n$-1\r\n$1\r\nc\r\n$1\r"])
+    with listener:
+        batches = store.get_batches([b"1", b"2", b"3", b"4", b"5"], within(0.5))
+        assert must_end(lambda: next(batches)) == [b"a", None, b"c"]
+        with pytest.raises(StoreTimeoutError):
+            must_end(lambda: next(batches))
+
+
+@pytest.mark.parametrize("rest", [b"*1\r\n", b"$1\r\nxyz", b"-ERR no\r\n", b"$999999999999\r\n"])
+def test_what_arrived_before_an_error_is_handed_out_first(rest: bytes) -> None:
+    large = b"b" * 300_000
+    listener, store = answering([b"$1\r\na\r\n$300000\r\n" + large + b"\r\n" + rest])
+    got: list[bytes | None] = []
+    with listener, pytest.raises(StoreError, match=r"no$|not asked for|does not fit|announces"):
+        must_end(lambda: [got.extend(batch) for batch in store.get_batches([b"1", b"2", b"3"], within())])
+    # Whatever is received in one go with malformed bytes is refused with them.
+    assert got in ([b"a"], [b"a", large])
+
+
+def test_an_error_concerns_the_id_after_the_batch(redis_server: Start) -> None:
+    server = redis_server()
+    server.load([(b"1", b"one"), (b"3", b"three")])
+    with server.client() as client:
+        client.command("RPUSH", "list", "x")
+    store = store_at(server.url)
+    batches = store.get_batches([b"1", b"none", b"list", b"3"], within())
+    got: list[bytes | None] = []
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        must_end(lambda: [got.extend(batch) for batch in batches])
+    assert got == [b"one", None]

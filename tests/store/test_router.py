@@ -17,6 +17,7 @@ from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import free_port
 from zerofs.errors import (
     ChunkCorruptError,
+    ChunkError,
     ChunkMissingError,
     StoreAuthError,
     StoreRefusedError,
@@ -27,6 +28,7 @@ from zerofs.errors import (
 from zerofs.flist.model import Route
 from zerofs.store import breaker, destination, writeback
 from zerofs.store import router as router_module
+from zerofs.store.base import gather
 from zerofs.store.build import build_router
 from zerofs.store.layers import RouterConfig, Rule
 from zerofs.store.ranges import IdRange
@@ -101,6 +103,38 @@ def test_two_replicas_one_corrupt_one_missing_some_and_a_cache_that_fills(
     assert not Reader().read(router).failed  # all from the cache now:
     assert router.drain(10)
     assert router.written_back() == (len(IDS), 0)
+    router.close()
+
+
+def test_what_a_judge_of_batches_refuses_is_asked_for_elsewhere(directories: dict[str, str]) -> None:
+    bad = set(IDS[::3])
+    store_at(directories["a"]).put_many(
+        [(each, corrupted(each) if each in bad else CHUNKS[each]) for each in IDS[1:]], within()
+    )
+    store_at(directories["b"]).put_many(list(CHUNKS.items()), within())
+    router = router_of(
+        f"pools:\n  near: {{'0:f': '{directories['a']}'}}\n  far: {{'0:f': '{directories['b']}'}}\n"
+        f"  keep: {{'0:f': '{directories['c']}'}}\nlookup: [near, far]\ncache: [keep]\n"
+    )
+    reader = Reader()
+    offered: list[list[int]] = []
+
+    def judge(arrived: Sequence[tuple[int, bytes]]) -> list[ChunkError | None]:
+        offered.append([index for index, _ in arrived])
+        verdicts: list[ChunkError | None] = []
+        for index, payload in arrived:
+            try:
+                reader.accept(index, payload)
+                verdicts.append(None)
+            except ChunkError as refused:
+                verdicts.append(refused)
+        return verdicts
+
+    must_end(lambda: router.fetch_batches(IDS, judge, reader.fail, within()))
+    assert reader.got == dict(enumerate(CHUNKS.values()))
+    assert offered == [list(range(1, len(IDS))), list(range(0, len(IDS), 3))]
+    assert router.drain(10)
+    assert list(store_at(directories["c"]).get_many(IDS, within())) == list(CHUNKS.values())
     router.close()
 
 
@@ -427,6 +461,9 @@ class MemoryStore:
             if self.broken:
                 raise StoreRefusedError(f"{self.display}: refused")
             yield self.held.get(each)
+
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+        return gather((payload, lambda: True) for payload in self.get_many(ids, deadline))
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [each in self.held for each in ids]

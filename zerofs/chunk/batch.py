@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _DIGEST_BYTES = {Codec.BLAKE2B128_XXTEA: 16, Codec.BLAKE2B256_AESGCM: 32}
-_SHORTEST = 512  # bytes; below that, gathering costs more than the cipher
+_LEAST = 4096  # bytes of chunks that go together; for fewer, gathering costs more than it gains
 # In lanes of two words, BLAKE2b is no faster than one message at a time.
 _HASHES_IN_LANES = PATHS[-1] != "portable"
 
@@ -54,6 +54,8 @@ class Request(NamedTuple):
 
 def decode_many(requests: Sequence[Request], *, allow_unverified: bool = False) -> list[bytes | ChunkError]:
     """For each request, in order, the plain bytes that `decode` returns or the ChunkError that it raises."""
+    if len(requests) == 1:
+        return [_decode_alone(requests[0], allow_unverified)]
     payloads = [memoryview(request.payload).cast("B") for request in requests]
     plains: list[bytes | None] = [None] * len(requests)
     for codec, members in _by_codec(requests, payloads).items():
@@ -100,10 +102,10 @@ def _groups(members: list[int], sizes: Sequence[int]) -> Iterator[list[int]]:
     start = 0
     while start < len(order):
         group = order[start : start + LANES]
-        longest = sizes[group[0]]
-        if longest < _SHORTEST:
+        total = sum(sizes[i] for i in group)
+        if total < _LEAST:
             return
-        if 2 * sum(sizes[i] for i in group) < 3 * longest:
+        if 2 * total < 3 * sizes[group[0]]:
             start += 1
         else:
             yield group

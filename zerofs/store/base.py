@@ -7,13 +7,18 @@ asks next.  All methods may be called from several threads at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from zerofs.errors import StoreError
 from zerofs.store.process import PerProcess
 from zerofs.store.url import WEB_SCHEMES, StoreUrl
 
+MAX_BATCH = 4 * 1024 * 1024  # bytes of payloads that are handed out together; the last one may exceed it
 MAX_PAYLOAD = 256 * 1024 * 1024 + 64 * 1024  # bytes; the largest chunk that a flist can name, encoded
+
+
+IsNextHere = Callable[[], bool]
 
 
 class Store(Protocol):
@@ -32,6 +37,13 @@ class Store(Protocol):
         """The payload of each id in order, as they arrive; None for one that the store lacks.
 
         An error ends the iterator; it concerns the id whose turn it was.
+        """
+        ...
+
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+        """The same, several at a time where they are there already; none waits for another.
+
+        An error concerns the id that comes after those handed out.
         """
         ...
 
@@ -82,3 +94,25 @@ def _make(url: StoreUrl) -> Store:
     from zerofs.store.directory import DirectoryStore
 
     return DirectoryStore(url)
+
+
+def gather(answers: Iterable[tuple[bytes | None, IsNextHere]]) -> Iterator[list[bytes | None]]:
+    """Batches for `get_batches`: each payload comes with whether the next one can be had without waiting.
+
+    What was gathered before an error is handed out before it is raised.
+    """
+    batch: list[bytes | None] = []
+    size = 0
+    try:
+        for payload, is_next_here in answers:
+            batch.append(payload)
+            size += len(payload or b"")
+            if size >= MAX_BATCH or not is_next_here():
+                yield batch
+                batch, size = [], 0
+    except StoreError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -33,6 +33,8 @@ class RespConnection:
         self._out: deque[memoryview] = deque()
         self._queued = 0  # bytes in `_out`
         self._buffer = memoryview(bytearray(_RECEIVE))
+        self._next: Answer | None = None  # has arrived and was not handed out yet
+        self._fault: StoreError | None = None  # what comes after that
 
     @classmethod
     def open(cls, url: StoreUrl, deadline: float) -> RespConnection:
@@ -64,6 +66,17 @@ class RespConnection:
                 return
             yield self._next_answer(deadline)
             in_flight -= 1
+
+    def has_answer(self) -> bool:
+        """Whether the next answer is here.  Takes in what the socket has, and does not wait.
+
+        What is wrong with the connection is told by whoever goes on with it.
+        """
+        try:
+            return self._take_in()
+        except StoreError as fault:
+            self._fault = fault
+            return False
 
     def is_stale(self) -> bool:
         return self._answers.pending or bool(self._out) or self._wire.is_stale()
@@ -99,7 +112,10 @@ class RespConnection:
 
     def _next_answer(self, deadline: float) -> Answer:
         limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
-        while (answer := self._answers.take()) is None:
+        answer, self._next = self._next, None
+        if answer is None and self._fault is not None:
+            raise self._fault
+        while answer is None and (answer := self._answers.take()) is None:
             if self._send():
                 limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
             size = self._wire.receive(self._buffer)
@@ -110,6 +126,18 @@ class RespConnection:
             else:
                 self._answers.feed(self._buffer[:size])
         return answer
+
+    def _take_in(self) -> bool:
+        while self._next is None:
+            if not self._answers.pending:
+                return False
+            self._next = self._answers.take()
+            if self._next is None:
+                size = self._wire.receive(self._buffer)
+                if size in (0, WOULD_BLOCK):
+                    return False
+                self._answers.feed(self._buffer[:size])
+        return True
 
     def _send(self) -> bool:
         """Send what the socket takes; whether it took anything."""

@@ -27,15 +27,15 @@ class Destination:
         self.rejected = Tally(_logger, f"{self.display}: chunks that do not verify")
         self._url = url
 
-    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
-        """As `Store.get_many`, and one answer per id for certain; keeps the breaker informed."""
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+        """As `Store.get_batches`, and one answer per id for certain; keeps the breaker informed."""
         started = time.monotonic()
         answered = 0
         try:
-            for payload in self._store().get_many(ids, deadline):
-                answered += 1
+            for batch in self._store().get_batches(ids, deadline):
+                answered += len(batch)
                 self.breaker.succeeded()
-                yield payload
+                yield batch
             if answered != len(ids):
                 raise StoreProtocolError(f"{self.display}: {answered} answers to {len(ids)} requests")
         except (StoreUnreachableError, StoreRefusedError) as fault:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zerofs.errors import StoreError, StoreReadOnlyError, StoreRefusedError, StoreTimeoutError
-from zerofs.store.base import MAX_PAYLOAD
+from zerofs.store.base import MAX_PAYLOAD, gather
 from zerofs.store.ids import id_text
 from zerofs.store.url import StoreUrl
 
@@ -32,6 +32,9 @@ class DirectoryStore:
         for chunk_id in ids:
             self._in_time(deadline)
             yield self._read(chunk_id)
+
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+        return gather((payload, lambda: True) for payload in self.get_many(ids, deadline))
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         found = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 
 from zerofs.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnreachableError
+from zerofs.store.base import gather
 from zerofs.store.connection import Command, RespConnection
 from zerofs.store.ids import id_text
 from zerofs.store.pool import ConnectionPool
@@ -27,18 +28,23 @@ class RespStore:
         self._pool = ConnectionPool(lambda deadline: RespConnection.open(url, deadline))
 
     def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
-        for answer in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
+        for answer, _ in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
             yield self._payload(answer)
+
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+        asked = self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline)
+        return gather((self._payload(answer), connection.has_answer) for answer, connection in asked)
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [
-            self._flag(answer) for answer in self._ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
+            self._flag(answer)
+            for answer, _ in self._ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
         ]
 
     def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
         if self._url.scheme == "zdb":
             self._refuse_large(items)
-        for answer in self._ask([(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline):
+        for answer, _ in self._ask([(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline):
             # 0-db answers the key, or a null bulk where the value is there already.
             if answer.kind not in (STATUS, BULK):
                 raise self._unexpected(answer)
@@ -46,8 +52,11 @@ class RespStore:
     def close(self) -> None:
         self._pool.clear()
 
-    def _ask(self, commands: Sequence[Command], deadline: float) -> Generator[Answer]:
-        """The answers in order.  A kept connection that turns out to be dead is replaced once, unseen."""
+    def _ask(self, commands: Sequence[Command], deadline: float) -> Generator[tuple[Answer, RespConnection]]:
+        """The answers in order, and where each came from.
+
+        A kept connection that turns out to be dead is replaced once, unseen.
+        """
         answered = 0
         while True:
             connection, used_before = self._pool.take(deadline)
@@ -55,7 +64,7 @@ class RespStore:
             try:
                 for answer in connection.exchange(commands[answered:], deadline):
                     answered += 1
-                    yield answer
+                    yield answer, connection
                 unanswered = False
                 return
             except (StoreTimeoutError, StoreProtocolError):

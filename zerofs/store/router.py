@@ -1,6 +1,6 @@
 """The router: asks for each chunk where it may be, in order, until somebody has it whole.
 
-Its place is between the fetcher, whose threads call `fetch_many` concurrently, and the stores.
+Its place is between the fetcher, whose threads call `fetch_batches` concurrently, and the stores.
 A miss, an error or a chunk that does not verify goes on to the next destination; connection trouble is
 tried again, with pauses, until the deadline.  Destinations whose breaker is open come last.
 
@@ -36,6 +36,7 @@ from zerofs.store.url import StoreUrl
 from zerofs.store.writeback import WriteBack
 
 Accept = Callable[[int, bytes], None]
+Judge = Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]]
 Fail = Callable[[int, ZerofsError], None]
 
 CLOSE_TIMEOUT = 2.0  # seconds that closing gives to what is queued for cache pools
@@ -118,10 +119,18 @@ class Router:
         `accept` rejects the payload: the next destination is asked, and `accept` may be called again.
         Any other exception of theirs ends the call.  `deadline` is a value of ``time.monotonic()``.
         """
+        self.fetch_batches(ids, lambda batch: [_verdict(accept, *each) for each in batch], fail, deadline)
+
+    def fetch_batches(self, ids: Sequence[bytes], judge: Judge, fail: Fail, deadline: float) -> None:
+        """The same for a reader that takes several payloads at once.
+
+        `judge` gets what has arrived, as (index, payload) pairs, and returns for each None or the ChunkError
+        for which it rejects the payload.
+        """
         backoff = Backoff()
         wants = [_Want(index, chunk_id, self._candidates(chunk_id)) for index, chunk_id in enumerate(ids)]
         while wants:
-            self._pass(wants, accept, deadline)
+            self._pass(wants, judge, deadline)
             unserved = [want for want in wants if not want.served]
             wants = [want for want in unserved if want.is_hopeful()]
             for want in unserved:
@@ -167,7 +176,7 @@ class Router:
                 found.setdefault(destination, _Candidate(destination, pool.is_cache))
         return list(found.values())
 
-    def _pass(self, wants: Sequence[_Want], accept: Accept, deadline: float) -> None:
+    def _pass(self, wants: Sequence[_Want], judge: Judge, deadline: float) -> None:
         """Ask the candidates of every chunk until it is served or all have been asked once."""
         for want in wants:
             want.start_pass()
@@ -176,20 +185,21 @@ class Router:
         while work:
             destination = _next_destination(work)
             batch = [want for want in work if want.waiting[0].destination is destination]
-            self._ask(destination, batch, accept, deadline)
+            self._ask(destination, batch, judge, deadline)
             for want in batch:
                 want.waiting.pop(0)
             work = [want for want in work if want.waiting and not want.served]
 
-    def _ask(self, destination: Destination, batch: list[_Want], accept: Accept, deadline: float) -> None:
+    def _ask(self, destination: Destination, batch: list[_Want], judge: Judge, deadline: float) -> None:
         """Ask one destination for a batch; a chunk that it cannot give does not stop the others."""
         limit = _share(batch, deadline)
         position = 0
         while position < len(batch):
             try:
-                for payload in destination.get_many([want.id for want in batch[position:]], limit):
-                    position += 1
-                    self._offer(batch[position - 1], payload, accept)
+                for payloads in destination.get_batches([want.id for want in batch[position:]], limit):
+                    asked = batch[position : position + len(payloads)]
+                    position += len(payloads)
+                    self._offer(destination, asked, payloads, judge)
                 return
             except (StoreUnreachableError, StoreRefusedError) as fault:
                 for want in batch[position:]:
@@ -199,20 +209,27 @@ class Router:
                 batch[position].faults[destination] = fault
                 position += 1
 
-    def _offer(self, want: _Want, payload: bytes | None, accept: Accept) -> None:
-        candidate = want.waiting[0]
-        if payload is None:
-            want.faults[candidate.destination] = None
+    def _offer(
+        self, destination: Destination, asked: list[_Want], payloads: list[bytes | None], judge: Judge
+    ) -> None:
+        """Have what arrived from `destination` judged."""
+        arrived: list[tuple[_Want, bytes]] = []
+        for want, payload in zip(asked, payloads, strict=True):
+            if payload is None:
+                want.faults[destination] = None
+            else:
+                arrived.append((want, payload))
+        if not arrived:
             return
-        try:
-            accept(want.index, payload)
-        except ChunkError as fault:
-            candidate.destination.rejected.add(f"{id_text(want.id)}: {fault}")
-            want.faults[candidate.destination] = fault
-            return
-        want.served = True
-        if not candidate.is_cache:
-            self._fill_caches(want.id, payload)
+        verdicts = judge([(want.index, payload) for want, payload in arrived])
+        for (want, payload), fault in zip(arrived, verdicts, strict=True):
+            if fault is not None:
+                destination.rejected.add(f"{id_text(want.id)}: {fault}")
+                want.faults[destination] = fault
+                continue
+            want.served = True
+            if not want.waiting[0].is_cache:
+                self._fill_caches(want.id, payload)
 
     def _fill_caches(self, chunk_id: bytes, payload: bytes) -> None:
         digits = id_digits(chunk_id)
@@ -231,9 +248,17 @@ class Router:
                 threading.Thread(target=_probe, args=arguments, name="zerofs-probe", daemon=True).start()
 
 
+def _verdict(accept: Accept, index: int, payload: bytes) -> ChunkError | None:
+    try:
+        accept(index, payload)
+    except ChunkError as fault:
+        return fault
+    return None
+
+
 def _probe(destination: Destination, chunk_id: bytes) -> None:
     try:
-        for _ in destination.get_many([chunk_id], time.monotonic() + PROBE_TIMEOUT):
+        for _ in destination.get_batches([chunk_id], time.monotonic() + PROBE_TIMEOUT):
             _logger.info("%s: answers again", destination.display)
     except StoreError as fault:
         _logger.debug("still passed over: %s", fault)
