@@ -4,19 +4,20 @@ State lives in one directory, ``flists`` beside the chunk cache, shared by all m
 
 - ``<content hash>.index-<version>``: compiled indexes;
 - ``<digest>.json``: what a digest of the database's bytes led to: the content hash, the router and
-  the routes that came with it, and the owners that were resolved on this host.
+  the routes that came with it, and the owners that were resolved on this host;
+- ``seen-<nn>.json``: a digest, and what its files looked like; 256 of them at the most.
 
 So a flist that was unpacked anew, or fetched anew, maps the index that is already there after one
-pass over its bytes.  Every file is written under a temporary name and renamed: mounts that start at the
-same moment may do the work twice, and then agree.
+pass over its bytes, and one that lies where it lay does so without.  Every file is written under a
+temporary name and renamed: mounts that start at the same moment may do the work twice, and then agree.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MEMO_VERSION = 1
+_DIGEST_SIZE = 32  # bytes
 
 
 class LoadedFlist:
@@ -61,12 +63,12 @@ def load_flist(argument: str, state: Path, *, max_size: int | None = None) -> Lo
     prepare_state(state)
     bounds = {} if max_size is None else {"max_size": max_size}
     with open_source(argument, workdir=state, **bounds) as source:
-        memo_path = state / f"{source.digest.hex()}.json"
+        memo_path = state / f"{_digest(source, state).hex()}.json"
         memo = _read_memo(memo_path)
         index = _mapped(state, memo["content"]) if memo is not None else None
         if memo is None or index is None:
             memo, index = _compile(source, state)
-            _write_memo(memo_path, memo)
+            _replace(memo_path, memo)
         router = memo["router"]
         return LoadedFlist(
             argument,
@@ -86,6 +88,8 @@ def load_layers(indexes: Sequence[Index], state: Path) -> Index:
         raise ValueError("no flist to lay out")
     if len(indexes) == 1:
         return indexes[0]
+    import hashlib
+
     from zerofs.flist.layers import LayeredReader
 
     digest = hashlib.blake2b(
@@ -96,7 +100,7 @@ def load_layers(indexes: Sequence[Index], state: Path) -> Index:
     index = _mapped(state, memo["content"]) if memo is not None else None
     if index is None:
         index = _build(LayeredReader(indexes), state)
-        _write_memo(memo_path, _memo(index, "layers", None, (), {}))
+        _replace(memo_path, _memo(index, "layers", None, (), {}))
     return index
 
 
@@ -108,6 +112,29 @@ def prepare_state(state: Path) -> None:
         raise CacheError(
             f"cannot use {state} for indexes: {error.strerror}", hint="give another directory with --cache"
         ) from error
+
+
+def _digest(source: FlistSource, state: Path) -> bytes:
+    """The digest of `source`, without reading it where it looks as it did when it was read."""
+    identity = source.identity()
+    if identity is None:
+        return source.digest
+    slot = state / f"seen-{zlib.crc32(os.fsencode(identity)) & 0xFF:02x}.json"
+    digest = _seen(slot, identity)
+    if digest is None:
+        digest = source.digest
+        _replace(slot, {"identity": identity, "digest": digest.hex()})
+    return digest
+
+
+def _seen(slot: Path, identity: str) -> bytes | None:
+    """The digest that is remembered for `identity`; what cannot be read is as good as nothing."""
+    try:
+        seen = json.loads(slot.read_bytes())
+        digest = bytes.fromhex(seen["digest"])
+        return digest if seen["identity"] == identity and len(digest) == _DIGEST_SIZE else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _compile(source: FlistSource, state: Path) -> tuple[dict[str, Any], Index]:
@@ -185,7 +212,8 @@ def _read_memo(path: Path) -> dict[str, Any] | None:
     return {**memo, "routes": routes}
 
 
-def _write_memo(path: Path, memo: dict[str, Any]) -> None:
+def _replace(path: Path, memo: dict[str, Any]) -> None:
+    """Write a file of the state atomically; without it the next mount takes longer, and that is all."""
     import tempfile
 
     try:

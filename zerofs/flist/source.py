@@ -8,9 +8,9 @@ thread, no locks but those of :mod:`zerofs.flist.scratch`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -37,11 +37,14 @@ from zerofs.flist.layout import (
 from zerofs.flist.model import FlistReader
 
 if TYPE_CHECKING:
+    import hashlib
+
     from zerofs.flist.scratch import Scratches
 
 DEFAULT_MAX_SIZE = 1 << 30  # bytes, unpacked or downloaded
 DEFAULT_MAX_MEMBERS = 10_000
 _STEP = 1 << 20  # bytes read at once
+_SETTLED = 2 * 10**9  # nanoseconds; no file system counts times in coarser steps
 
 
 def open_source(
@@ -90,9 +93,29 @@ class FlistSource:
         if "_scratches" in self.__dict__:
             self._scratches.close()
 
+    def identity(self) -> str | None:
+        """What the files of `digest` look like from outside: when it is the same, so are they.
+
+        None where that cannot be said: a change shows in the time of the last change, which moves in steps, so
+        a file that has just been written may be written again without a trace.
+        """
+        try:
+            found = [] if self._file is None else [os.fstat(self._file.fileno())]
+            found += [path.stat() for path in self._digested_beside()]
+        except OSError as error:
+            raise FlistError(f"cannot read {self.display}: {error.strerror}") from error
+        if time.time_ns() - max((file.st_ctime_ns for file in found), default=0) < _SETTLED:
+            return None
+        looks = [
+            (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found
+        ]
+        return f"{self._path.absolute()} {looks}"
+
     @cached_property
     def digest(self) -> bytes:
         """BLAKE2b-256 of the file; of a directory, of the files of its database and router.yaml."""
+        import hashlib
+
         digest = hashlib.blake2b(digest_size=32)
         try:
             if self._file is not None:
