@@ -1,7 +1,7 @@
 """What every flist generation says, in one set of records.
 
-Readers yield these, writers and the index compiler take them; nothing else knows a format.  Sizes are bytes, times are whole seconds since
-1970, modes are permission bits only (07777): the type is the ``kind``.
+Readers yield these, writers and the index compiler take them; nothing else knows a format.  Sizes are bytes,
+times are whole seconds since 1970, modes are permission bits only (07777): the type is the ``kind``.
 """
 
 from __future__ import annotations
