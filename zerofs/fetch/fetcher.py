@@ -367,18 +367,20 @@ class Fetcher:
             raise _ClosingError
         requests = [Request(flight.chunk.key, payload, flight.chunk.size) for flight, payload in arrived]
         results = decode_many(requests, allow_unverified=self._allow_unverified)
-        for (flight, payload), result in zip(arrived, results, strict=True):
-            if isinstance(result, ChunkError):
-                with self._lock:
+        verdicts = [result if isinstance(result, ChunkError) else None for result in results]
+        with self._lock:
+            for (_, payload), result in zip(arrived, results, strict=True):
+                if isinstance(result, ChunkError):
                     self._counts["verify_failures"] += 1
-                continue
-            with self._lock:
-                self._counts["fetched"] += 1
-                self._counts["fetched_bytes"] += len(payload)
-                self._counts["plain_bytes"] += len(result)
-            self._land(flight, plain=result)
+                else:
+                    self._counts["fetched"] += 1
+                    self._counts["fetched_bytes"] += len(payload)
+                    self._counts["plain_bytes"] += len(result)
+        for (flight, _), result in zip(arrived, results, strict=True):
+            if not isinstance(result, ChunkError):
+                self._land(flight, plain=result)
         self._memory.wait_for_room()
-        return [result if isinstance(result, ChunkError) else None for result in results]
+        return verdicts
 
 
 def _memory_name(chunk: Chunk) -> bytes:
