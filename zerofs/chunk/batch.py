@@ -57,6 +57,8 @@ def decode_many(requests: Sequence[Request], *, allow_unverified: bool = False) 
     if len(requests) == 1:
         return [_decode_alone(requests[0], allow_unverified)]
     payloads = [memoryview(request.payload).cast("B") for request in requests]
+    if sum(sorted(map(len, payloads))[-LANES:]) < _LEAST:
+        return [_decode_alone(request, allow_unverified) for request in requests]
     plains: list[bytes | None] = [None] * len(requests)
     for codec, members in _by_codec(requests, payloads).items():
         for group in _groups(members, [len(payload) for payload in payloads]):
