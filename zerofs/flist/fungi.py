@@ -27,6 +27,8 @@ NO_TARGET = "links without a target"
 BAD_ROUTE = "routes that are no range of first bytes"
 
 _INODE = "n.ino, n.name, n.size, n.uid, n.gid, n.mode, n.rdev, n.ctime, n.mtime"
+_KINDS = {int(kind): kind for kind in Kind}
+_TYPE = 0o170000  # the bits of a mode that are the type
 _Row = tuple[int, object, int, int, int, int, int, int, int]
 
 
@@ -93,24 +95,24 @@ class FungiReader:
     ) -> Iterator[Entry]:
         for row in rows:
             ino, raw, size, _, _, mode, rdev, _, _ = self._checked(row)
-            name, attributes = _bytes(raw), self._attributes(row)
-            try:
-                kind = Kind(stat.S_IFMT(mode))
-            except ValueError:
+            name = raw if type(raw) is bytes else _bytes(raw)
+            attributes = self._attributes(row)
+            kind = _KINDS.get(mode & _TYPE)
+            if kind is None:
                 self._tally.add(UNKNOWN_KIND)
-                continue
-            if kind == Kind.FILE:
-                size = min(max(size, 0), MAX_FILE_SIZE)
+            elif kind is Kind.FILE:
+                if not 0 <= size <= MAX_FILE_SIZE:
+                    size = min(max(size, 0), MAX_FILE_SIZE)
                 held = tuple(chunks.get(ino, ())[: -(-size // CHUNK_SIZE)])
-                yield Entry(name, kind, attributes, size, chunks=held)
-            elif kind == Kind.DIR:
+                yield Entry(name, kind, attributes, size, b"", b"", (0, 0), CHUNK_SIZE, held)
+            elif kind is Kind.DIR:
                 yield Entry(name, kind, attributes, DIRECTORY_SIZE, key=b"%d" % ino)
-            elif kind == Kind.LINK:
+            elif kind is Kind.LINK:
                 if ino not in targets:
                     self._tally.add(NO_TARGET)
                 target = targets.get(ino, b"")
                 yield Entry(name, kind, attributes, len(target), target=target)
-            elif kind in (Kind.CHARDEV, Kind.BLOCK):
+            elif kind is Kind.CHARDEV or kind is Kind.BLOCK:
                 number = rdev & (2**64 - 1)
                 yield Entry(name, kind, attributes, device=(os.major(number), os.minor(number)))
             else:
@@ -126,7 +128,9 @@ class FungiReader:
             (parent,),
         )
         for ino, chunk_id, key in rows:
-            chunks.setdefault(ino, []).append(ChunkRef(_bytes(chunk_id), _bytes(key)))
+            if not type(chunk_id) is type(key) is bytes:
+                chunk_id, key = _bytes(chunk_id), _bytes(key)
+            chunks.setdefault(ino, []).append(ChunkRef(chunk_id, key))
         return chunks
 
     def _targets_below(self, parent: int) -> dict[int, bytes]:
@@ -146,7 +150,9 @@ class FungiReader:
 
     def _attributes(self, row: _Row) -> Attributes:
         _, _, _, uid, gid, mode, _, ctime, mtime = row
-        return Attributes(mode & 0o7777, self._owner(uid), self._owner(gid), mtime, ctime)
+        if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
+            uid, gid = self._owner(uid), self._owner(gid)
+        return Attributes(mode & 0o7777, uid, gid, mtime, ctime)
 
     def _owner(self, number: int) -> int:
         if 0 <= number <= MAX_ID:
@@ -156,7 +162,8 @@ class FungiReader:
 
     def _checked(self, row: _Row) -> _Row:
         """`row`, if its numbers are numbers: SQLite keeps any type in any column."""
-        if all(isinstance(row[column], int) for column in (0, 2, 3, 4, 5, 6, 7, 8)):
+        a, _, b, c, d, e, f, g, h = map(type, row)
+        if a is b is c is d is e is f is g is h is int:  # this runs once an entry
             return row
         raise FlistCorruptError(f"{self._subject}: the inode {row[0]!r} has a field that is no number")
 
