@@ -1,4 +1,4 @@
-# make build | demo | test | lint | types | annotate | warnings | bench | clean
+# make build | demo | test | lint | types | annotate | warnings | bench | bench-peers | clean
 
 SHELL := /bin/sh
 VENV := .venv
@@ -10,7 +10,7 @@ export PYTHON
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: build packages demo test lint types annotate warnings bench clean
+.PHONY: build packages demo test lint types annotate warnings bench bench-peers clean
 
 build: packages $(STAMPS)/extensions
 
@@ -53,6 +53,19 @@ warnings: build
 
 bench: build
 	@$(BIN)/python -m zerofs.bench $(BENCH_ARGS)
+
+# What the benchmark alone needs: the extra "bench".
+$(STAMPS)/bench: pyproject.toml $(STAMPS)/installed
+	@echo "build: installing what the benchmark needs"
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")' \
+		>$(STAMPS)/bench.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r $(STAMPS)/bench.txt
+	@touch $@
+
+# The long measurement, kept in bench/: tables in its README, picture, samples.
+bench-peers: build $(STAMPS)/bench
+	@$(BIN)/python -m zerofs.bench peers --targets --page bench/README.md --plot bench/peers.png \
+		--json bench/peers.json $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .tox .demo

@@ -9,67 +9,99 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from zerofs import __version__
-from zerofs.bench import host
-from zerofs.bench.report import as_dict, print_table
-from zerofs.bench.runner import Bench
-from zerofs.bench.scenarios import SCENARIOS, Scenario
+from zerofs.bench import host, page, plot
+from zerofs.bench.report import Run, as_dict, markdown, print_table, print_targets
+from zerofs.bench.runner import SUBJECTS, Bench, Pace, Result
+from zerofs.bench.scenarios import SCENARIOS, SUITES, Scenario
+from zerofs.bench.targets import judge
 from zerofs.cli.guard import guarded
 from zerofs.cli.parser import Parser
 from zerofs.errors import BackendError, UsageError
 from zerofs.mount import mountinfo
 from zerofs.sizes import parse_size
 
-_COPIES = 5  # the large file itself, in the cache, and in the peers' images
-_SPARE = 2 << 30  # bytes for the image and its copies
+_COPIES = 9  # the large file itself, in two caches, and in the peers' images
+_SPARE = 3 << 30  # bytes for the image and its copies
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EPILOG = """\
-Cold samples drop the kernel's caches, which takes root and slows the whole machine for a moment.
+Suites: `peers` is everything in the local cache, beside the peers; `fetch` is what having nothing on the host
+costs.  Without one, both.  Cold samples drop the kernel's caches, which takes root and slows the whole machine
+for a moment.
 
 examples:
-  zerofs bench --quick
-  zerofs bench --scenario 'seq-*' --size 4G --runs 7
-  zerofs bench --json > today.json
+  zerofs bench peers --targets
+  zerofs bench peers --quick
+  zerofs bench peers --scenario 'seq-*' --size 4G --minutes 5
+  zerofs bench peers --targets --plot peers.png --json peers.json
 """
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise UsageError(f"not a number of runs: {text!r}")
+        raise UsageError(f"not a number of rounds: {text!r}")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 10_000:
+        raise UsageError(f"not a number of minutes: {text!r}")
+    return minutes
 
 
 def build_parser() -> Parser:
     """The options; `--quick` only changes defaults."""
     parser = Parser(
         prog="zerofs bench",
-        description="Measure zerofs beside the plain directory, squashfuse, squashfs and erofs.",
+        description="Measure zerofs beside the plain directory, squashfuse, ratarmount, squashfs and erofs.",
         epilog=EPILOG,
     )
+    parser.add_argument("suite", nargs="?", choices=SUITES, help="what to measure (default: both)")
     parser.add_argument("--scenario", action="append", metavar="PATTERN", help="only these (see --list)")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
-    parser.add_argument("--runs", type=_count, help="samples of each (default 5, quick 1)")
-    parser.add_argument("--size", type=parse_size, help="bytes of the large file (default 1G, quick 8M)")
+    parser.add_argument("--runs", type=_count, help="rounds of each where time allows (default 15, quick 1)")
+    parser.add_argument("--minutes", type=_minutes, help="time for all of it (default 11, quick 1)")
+    parser.add_argument("--size", type=parse_size, help="bytes of the large file (default 256M, quick 8M)")
     parser.add_argument(
         "--workdir", type=Path, default=Path("/var/tmp"), help="a place on a disk (%(default)s)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small trees, one run: whether it works, not how fast"
+        "--quick", action="store_true", help="small trees, one round: whether it works, not how fast"
     )
-    parser.add_argument("--json", action="store_true", help="JSON with every sample instead of the table")
+    parser.add_argument("--targets", action="store_true", help="also the targets: met, or missed by how much")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        type=Path,
+        const=Path("-"),
+        metavar="FILE",
+        help="JSON with every sample, into a file, or instead of the tables",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the ratios as a PNG; takes matplotlib")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="put the tables into this Markdown page, between its marks"
+    )
     return parser
 
 
-def choose(patterns: Sequence[str] | None) -> list[Scenario]:
-    """The scenarios whose names match any of the shell patterns; all where there are none."""
+def choose(suite: str | None, patterns: Sequence[str] | None) -> list[Scenario]:
+    """The scenarios of a suite whose names match any of the shell patterns; all where there are none."""
     chosen = [
         scenario
         for scenario in SCENARIOS
-        if patterns is None or any(fnmatch.fnmatchcase(scenario.name, pattern) for pattern in patterns)
+        if suite in (None, scenario.suite)
+        and (patterns is None or any(fnmatch.fnmatchcase(scenario.name, pattern) for pattern in patterns))
     ]
     if not chosen:
         raise UsageError("no scenario of that name", hint="zerofs bench --list names them")
@@ -97,37 +129,99 @@ def _workplace(parent: Path, needed: int) -> Iterator[Path]:
 def _progress() -> Callable[[str], None]:
     """A line that replaces itself on a terminal, a line each elsewhere."""
     if not sys.stderr.isatty():
-        return lambda text: print(text, file=sys.stderr, flush=True)
+        return lambda text: print(text, file=sys.stderr, flush=True) if text else None
     return lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupted(number: int, _: object) -> NoReturn:
+    """The first signal ends the run; what is taken down then is not disturbed by a second."""
+    _ignore_signals()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _run_scenarios(bench: Bench, scenarios: Sequence[Scenario], pace: Pace, deadline: float) -> list[Result]:
+    """The results, in the order of `scenarios`.
+
+    Those whose samples are short go first: the time that they leave of their share is the others'.  They
+    are also those for which a corpus stays mounted.
+    """
+    results: dict[str, Result] = {}
+    order = sorted(scenarios, key=lambda scenario: (scenario.begin is None, scenario.drops, scenario.corpus))
+    for done, scenario in enumerate(order):
+        seconds = (deadline - time.monotonic()) / (len(order) - done)
+        result = bench.run(scenario, pace._replace(seconds=seconds))
+        if result is not None:
+            results[scenario.name] = result
+    return [results[scenario.name] for scenario in scenarios if scenario.name in results]
+
+
 def _measure(arguments: argparse.Namespace) -> int:
-    scenarios = choose(arguments.scenario)
-    runs = arguments.runs or (1 if arguments.quick else 5)
-    size = arguments.size or (8 << 20 if arguments.quick else 1 << 30)
+    if arguments.plot is not None:
+        plot.require()
+    if arguments.page is not None:
+        page.require(arguments.page)
+    scenarios = choose(arguments.suite, arguments.scenario)
+    most = arguments.runs or (1 if arguments.quick else 15)
+    minutes = arguments.minutes or (1 if arguments.quick else 11)
+    size = arguments.size or (8 << 20 if arguments.quick else 256 << 20)
+    deadline = time.monotonic() + minutes * 60
     report = _progress()
-    corpora = {scenario.corpus for scenario in scenarios}
     needed = _COPIES * size + (_SPARE if not arguments.quick else 0)
-    with _workplace(arguments.workdir, needed) as workdir:
-        bench = Bench(workdir, size=size, quick=arguments.quick, corpora=corpora, report=report)
-        with bench:
-            results = [result for scenario in scenarios if (result := bench.run(scenario, runs)) is not None]
+    with (
+        _workplace(arguments.workdir, needed) as workdir,
+        Bench(workdir, size=size, quick=arguments.quick, scenarios=scenarios, report=report) as bench,
+    ):
+        try:
+            results = _run_scenarios(bench, scenarios, Pace(most, min(most, 5), 0), deadline)
+        finally:
+            _ignore_signals()
             report("")
-    if arguments.json:
-        settings = {"runs": runs, "size_bytes": size, "quick": arguments.quick, "version": __version__}
-        print(json.dumps(as_dict(results, bench.origins, bench.missing, host.describe(), settings), indent=1))
-    else:
-        print_table(results, bench.origins, bench.missing)
-    return int(any(row.failure is not None for result in results for row in result.rows))
+    present = {name for result in results for name in result.rows}
+    run = Run(
+        results=results,
+        verdicts=judge(results),
+        names=[kind.name for kind in SUBJECTS if kind.name in present],
+        origins=bench.origins,
+        missing=bench.missing,
+        machine=host.describe(),
+        settings={"rounds": most, "minutes": minutes, "size_bytes": size, "quick": arguments.quick}
+        | {"version": __version__},
+    )
+    _publish(run, arguments)
+    return int(bool(run.failures()))
+
+
+def _publish(run: Run, arguments: argparse.Namespace) -> None:
+    if arguments.plot is not None:
+        plot.draw(run.results, run.names, arguments.plot)
+    if arguments.page is not None:
+        page.put(arguments.page, markdown(run))
+    if arguments.json is not None:
+        text = json.dumps(as_dict(run), indent=1)
+        if str(arguments.json) == "-":
+            print(text)
+            return
+        arguments.json.write_text(text + "\n")
+    print_table(run)
+    if arguments.targets:
+        print_targets(run)
 
 
 def _run(argv: Sequence[str]) -> int:
     arguments = build_parser().parse_args(argv)
     if arguments.list:
         for scenario in SCENARIOS:
-            print(f"{scenario.name:12} {scenario.title}")
+            print(f"{scenario.suite:6} {scenario.name:16} {scenario.title}")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is taken down
+    for number in _SIGNALS:
+        signal.signal(number, _interrupted)
     return _measure(arguments)
 
 

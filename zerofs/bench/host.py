@@ -38,12 +38,16 @@ def kernel_has(file_system: str) -> bool:
     return file_system in Path("/proc/filesystems").read_text().split()
 
 
-def command(*argv: str | os.PathLike[str]) -> None:
-    """Run a program to its end; the last line that it said is the error where it fails."""
-    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+def command(*argv: str | os.PathLike[str]) -> str:
+    """Run a program to its end; returns what it printed.  The last line that it said is the error where it fails."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    except FileNotFoundError:
+        raise MountError(f"{os.fspath(argv[0])} is not installed", hint="make build installs it") from None
     if done.returncode:
         said = ((done.stderr or done.stdout).strip().splitlines() or ["it said nothing"])[-1]
         raise MountError(f"{os.fspath(argv[0])} ended with status {done.returncode}: {said}", hint="")
+    return done.stdout
 
 
 def own_memory(pid: int) -> float:

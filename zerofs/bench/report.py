@@ -1,23 +1,46 @@
-"""The results: a table for people, JSON for programs.
+"""The results: tables for people, the same as Markdown for a page, JSON for programs.
 
-A cell of the table holds the median and, below it, how many times the plain directory's time that is, with
-the least and the greatest ratio of the runs.  A ratio under 1 is faster than the plain directory.
+A cell holds the median and, below it, how many times the plain directory's time that is, with the quartiles of
+the rounds.  A ratio under 1 is faster than the plain directory.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from zerofs.bench.runner import Result, Row
+from zerofs.bench.runner import BASE, Result, Row
 from zerofs.bench.samples import Spread
-from zerofs.bench.subjects import SUBJECTS
+from zerofs.bench.targets import SUBJECT, Verdict
 
-_WIDTH = 140  # of a table that goes to no terminal
+_WIDTH = 150  # of a table that goes to no terminal
+
+
+class Run(NamedTuple):
+    """All there is to report."""
+
+    results: Sequence[Result]
+    verdicts: Sequence[Verdict]
+    names: Sequence[str]  # of those that took part, in the order of the columns
+    origins: Mapping[str, str]
+    missing: Mapping[str, str]
+    machine: Mapping[str, object]
+    settings: Mapping[str, object]
+
+    def failures(self) -> list[tuple[str, Row]]:
+        """(scenario, row) of whoever failed."""
+        return [
+            (result.scenario.name, row)
+            for result in self.results
+            for row in result.rows.values()
+            if row.failure is not None
+        ]
 
 
 def _quantity(value: float, unit: str) -> str:
+    if unit == "ratio":
+        return f"×{value:.2f}"
     if unit != "s":
         return f"{value:.1f} {unit}"
     if value >= 10:
@@ -25,86 +48,152 @@ def _quantity(value: float, unit: str) -> str:
     return f"{value * 1000:,.{0 if value >= 0.1 else 1}f} ms"
 
 
-def _times(value: Spread) -> str:
-    text = f"×{value.median:.2f}"
-    return text if value.low == value.high else f"{text} ({value.low:.2f}–{value.high:.2f})"
+def _range(value: Spread) -> str:
+    return f"{value.low:.2f}–{value.high:.2f}"
 
 
-def _cell(result: Result, row: Row | None) -> str:
+def _cell(result: Result, name: str) -> str:
+    row = result.rows.get(name)
     if row is None:
         return ""
     if row.spread is None:
         return "failed"
     text = _quantity(row.spread.median, result.scenario.unit)
-    compared = result.ratio(row)
-    return text if compared is None else f"{text}\n{_times(compared)}"
+    compared = result.ratio(name)
+    return text if compared is None else f"{text}\n×{compared.median:.2f}\n[dim]{_range(compared)}[/dim]"
 
 
-def print_table(
-    results: Sequence[Result],
-    origins: Mapping[str, str],
-    missing: Mapping[str, str],
-    output: IO[str] = sys.stdout,
-) -> None:
+def print_table(run: Run, output: IO[str] = sys.stdout) -> None:
     """The table, then what took no part and why, and what failed."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console(file=output, width=None if output.isatty() else _WIDTH, highlight=False)
-    present = {row.subject for result in results for row in result.rows}
-    names = [kind.name for kind in SUBJECTS if kind.name in present]
-    table = Table(
-        box=SIMPLE_HEAD, title="medians; × the plain directory, median (least–greatest of the runs)"
-    )
+    table = Table(box=SIMPLE_HEAD, title="medians; × the plain directory, median and quartiles of the rounds")
     table.add_column("scenario", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", style="bold" if name == "zerofs" else "")
-    for result in results:
-        cells = [_cell(result, result.row(name)) for name in names]
-        table.add_row(f"{result.scenario.name}\n[dim]{result.scenario.title}[/dim]", *cells)
+    for name in run.names:
+        table.add_column(name, justify="right", style="bold" if name == SUBJECT else "")
+    for result in run.results:
+        head = f"{result.scenario.name}\n[dim]{result.scenario.title}\n{_rounds(result)}[/dim]"
+        table.add_row(head, *(_cell(result, name) for name in run.names))
     console.print(table)
-    for name, origin in origins.items():
+    for name, origin in run.origins.items():
         console.print(f"{name}: {origin}")
-    for name, why in missing.items():
-        console.print(f"not measured: {name} ({why})")
-    for result in results:
-        for row in result.rows:
-            if row.failure is not None:
-                console.print(f"failed: {row.subject} in {result.scenario.name}: {row.failure}", markup=False)
+    for name, why in run.missing.items():
+        console.print(f"not measured: {name} ({why})", markup=False)
+    for scenario, row in run.failures():
+        console.print(f"failed: {row.subject} in {scenario}: {row.failure}", markup=False)
+
+
+def _rounds(result: Result) -> str:
+    counts = [len(row.samples) for row in result.rows.values() if row.failure is None]
+    if not counts:
+        return ""
+    least, most = min(counts), max(counts)
+    return f"{most} rounds" if least == most else f"{most} rounds, {least} with everybody"
+
+
+def print_targets(run: Run, output: IO[str] = sys.stdout) -> None:
+    """The targets, and by how much each is met or missed."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=output, width=None if output.isatty() else _WIDTH, highlight=False)
+    table = Table(box=SIMPLE_HEAD, title=f"targets of {SUBJECT}; median and quartiles of the rounds")
+    for name in _TARGET_HEAD:
+        table.add_column(name)
+    for verdict in run.verdicts:
+        table.add_row(*_target_cells(verdict))
+    console.print(table)
+
+
+_TARGET_HEAD = ("target", "scenario", "bound", "measured", "verdict")
+
+
+def _target_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:
+    target, measured = verdict.target, verdict.measured
+    what = "" if target.base is None else f" {target.base}"
+    bound = f"≥ {target.bound:.2f} of the speed of{what}" if target.speed else f"≤ {target.bound:.2f}{what}"
+    return (
+        target.title,
+        f"worst: {verdict.scenario}" if target.sweep else verdict.scenario,
+        bound,
+        f"{measured.median:.2f} ({_range(measured)})",
+        _verdict(verdict),
+    )
+
+
+def _verdict(verdict: Verdict) -> str:
+    text = "met" if verdict.met else f"missed by {verdict.distance:.0%}"
+    if verdict.target.sweep:
+        text += f"; ahead in {verdict.held - len(verdict.behind)} of {verdict.held}"
+        if verdict.behind:
+            text += f", not in {', '.join(verdict.behind)}"
+    elif not verdict.certain:
+        text += ", within the quartiles"
+    return text
+
+
+def markdown(run: Run) -> str:
+    """Both tables for a page; of the subjects' times only the ratios."""
+    lines = [
+        f"Linux {run.machine['kernel']}, {run.machine['cpus']} processors; "
+        + "; ".join(f"{name}: {origin}" for name, origin in run.origins.items()),
+        "",
+        *_lines(("scenario", *run.names), [_markdown_row(run, result) for result in run.results]),
+    ]
+    lines += [f"Not measured: {name} ({why})." for name, why in run.missing.items()]
+    if run.verdicts:
+        lines += ["", *_lines(_TARGET_HEAD, [_target_cells(verdict) for verdict in run.verdicts])]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(run: Run, result: Result) -> list[str]:
+    cells = []
+    for name in run.names:
+        row, compared = result.rows.get(name), result.ratio(name)
+        if compared is not None:
+            cells.append(f"×{compared.median:.2f} ({_range(compared)})")
+        elif row is not None:
+            cells.append(_quantity(row.spread.median, result.scenario.unit) if row.spread else "failed")
+        else:
+            cells.append("")
+    return [f"{result.scenario.name}: {result.scenario.title}", *cells]
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *("---:" for _ in head[1:])] if BASE in head else ["---"] * len(head)
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def _row(result: Result, row: Row) -> dict[str, Any]:
-    compared = result.ratio(row)
+    compared = result.ratio(row.subject)
     return {
         "subject": row.subject,
-        "samples": [round(value, 6) for value in row.samples],
+        "samples": {str(number): round(value, 6) for number, value in row.samples.items()},
         "spread": row.spread.as_dict() if row.spread else None,
         "ratio_to_plain": compared.as_dict() if compared else None,
         "failure": row.failure,
     }
 
 
-def as_dict(
-    results: Sequence[Result],
-    origins: Mapping[str, str],
-    missing: Mapping[str, str],
-    machine: Mapping[str, object],
-    settings: Mapping[str, object],
-) -> dict[str, Any]:
-    """Everything that is in the table, and every sample, with the machine and the settings."""
+def as_dict(run: Run) -> dict[str, Any]:
+    """Everything that is in the tables, and every sample, with the machine and the settings."""
     return {
-        "machine": dict(machine),
-        "settings": dict(settings),
-        "corpora": dict(origins),
-        "missing": dict(missing),
+        "machine": dict(run.machine),
+        "settings": dict(run.settings),
+        "corpora": dict(run.origins),
+        "missing": dict(run.missing),
         "scenarios": [
             {
                 "name": result.scenario.name,
                 "title": result.scenario.title,
                 "unit": result.scenario.unit,
-                "results": [_row(result, row) for row in result.rows],
+                "results": [_row(result, row) for row in result.rows.values()],
             }
-            for result in results
+            for result in run.results
         ],
+        "targets": [verdict.as_dict() for verdict in run.verdicts],
     }

@@ -1,38 +1,63 @@
 """What is measured: a scenario takes one sample of one subject; how often is the runner's business.
 
-*Cold* means unmounted, the kernel's caches dropped, mounted again; the cache of what was fetched is full, for
-that is the state of a host that starts its second container.  *Fetch* is cold with that cache empty.  *Warm*
-is the same work once more on the same mount.
+- *Cold*: unmounted, the kernel's caches dropped, mounted again; the cache of what was fetched is full, for that is
+  the state of a host that starts its second container.
+- *Kernel-cold*: the kernel's caches dropped under the mount; what its server has mapped stays.
+- *Warm*: the same work once more on the same mount.
+- *Fetch*: cold, with nothing fetched and no index.
+
+Cold samples mount for themselves.  The others are taken of subjects that stay mounted, all of them at once, so that
+samples of a round lie close together.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple
 
-from zerofs.bench import host, work
-from zerofs.bench.subjects import Subject, Zerofs
+from zerofs.bench import host
+from zerofs.bench.ours import DoNothing, Zerofs
+from zerofs.bench.subjects import Plain, Subject
+from zerofs.bench.work import READERS, Load, read_all
 
-Work = Callable[..., None]
+PEERS = "peers"
+FETCH = "fetch"
+SUITES = (PEERS, FETCH)
+
+Work = Callable[[Load, Path], float]  # gives what it measured: seconds, as a rule
+Sample = Callable[[Subject, Load], float]
 
 
-class Sample(Protocol):
-    """Takes one sample; leaves nothing mounted."""
+def _everybody(_: type[Subject]) -> bool:
+    return True
 
-    def __call__(self, subject: Subject) -> float: ...
+
+def _mounted(kind: type[Subject]) -> bool:
+    return kind not in (Plain, DoNothing)
+
+
+def _with_memory(kind: type[Subject]) -> bool:
+    return kind.serves and kind is not DoNothing
+
+
+def _with_store(kind: type[Subject]) -> bool:
+    return kind is not DoNothing
 
 
 class Scenario(NamedTuple):
-    """A row of the table."""
+    """A row of the table.  Less is better, always."""
 
     name: str
     title: str
-    corpus: str  # "image" or "file"
-    unit: str  # "s" or "MiB"; less is better in both
     sample: Sample
-    takes: Callable[[type[Subject]], bool] = lambda _: True
-    cold: bool = True  # needs to drop the kernel's caches
+    corpus: str = "image"  # or "file"
+    unit: str = "s"  # "MiB", "ratio"
+    takes: Callable[[type[Subject]], bool] = _everybody
+    begin: Sample | None = None  # once per subject, which is mounted and stays so until the scenario ends
+    drops: bool = True  # needs to drop the kernel's caches
+    suite: str = PEERS
 
 
 def _timed(action: Callable[[], object]) -> float:
@@ -41,98 +66,170 @@ def _timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _after_drop(subject: Subject, do: Work) -> float:
+def _after_drop(subject: Subject, load: Load, work: Work) -> float:
     host.drop_caches()
-    root = subject.mount()
+    subject.mount()
     try:
-        return _timed(lambda: do(root))
+        load.rehearse()
+        return work(load, subject.tree)
     finally:
         subject.unmount()
 
 
-def _cold(do: Work) -> Sample:
-    def sample(subject: Subject) -> float:
+def _cold(name: str, title: str, work: Work, corpus: str = "image") -> Scenario:
+    def sample(subject: Subject, load: Load) -> float:
         subject.fill()
-        return _after_drop(subject, do)
+        return _after_drop(subject, load, work)
 
-    return sample
-
-
-def _warm(do: Work) -> Sample:
-    def sample(subject: Subject) -> float:
-        subject.fill()
-        root = subject.mount()
-        try:
-            do(root)
-            return _timed(lambda: do(root))
-        finally:
-            subject.unmount()
-
-    return sample
+    return Scenario(name, title, sample, corpus)
 
 
-def _fetch(do: Work) -> Sample:
-    def sample(subject: Subject) -> float:
+def _kernel_cold(name: str, title: str, work: Work, corpus: str = "image", unit: str = "s") -> Scenario:
+    def sample(subject: Subject, load: Load) -> float:
+        host.drop_caches()
+        load.rehearse()
+        return work(load, subject.tree)
+
+    return Scenario(name, title, sample, corpus, unit, begin=_work_at(work))
+
+
+def _warm(name: str, title: str, work: Work, corpus: str = "image") -> Scenario:
+    return Scenario(name, title, _work_at(work), corpus, begin=_work_at(work), drops=False)
+
+
+def _fetched(name: str, title: str, work: Work, corpus: str = "image") -> Scenario:
+    def sample(subject: Subject, load: Load) -> float:
         subject.forget()
-        return _after_drop(subject, do)
+        return _after_drop(subject, load, work)
 
-    return sample
+    return Scenario(name, title, sample, corpus, takes=_with_store, suite=FETCH)
 
 
-def _mount_time(subject: Subject) -> float:
-    """Seconds from exec until the tree can be used, for zerofs with its read-write layer."""
+def _work_at(work: Work) -> Sample:
+    return lambda subject, load: work(load, subject.tree)
+
+
+def _mount_time(subject: Subject, mount: Callable[[], None]) -> float:
+    """Seconds from exec until the tree can be used."""
     try:
-        return _timed(subject.mount_union if isinstance(subject, Zerofs) else subject.mount)
+        return _timed(mount)
     finally:
         subject.unmount()
 
 
-def _first_mount(subject: Subject) -> float:
-    """Of a flist that this host has never seen."""
-    subject.forget()
-    host.drop_caches()
-    return _mount_time(subject)
-
-
-def _next_mount(subject: Subject) -> float:
+def _mount(subject: Subject, load: Load) -> float:
     """With the index compiled, and all that mounting reads in the page cache."""
     subject.mount()
     subject.unmount()
-    return _mount_time(subject)
+    return _mount_time(subject, subject.mount)
 
 
-def _memory(subject: Subject) -> float:
-    """MiB of the server's own memory once the whole image has been read, all of it fetched."""
+def _union(subject: Subject) -> Callable[[], None]:
+    return subject.mount_union if isinstance(subject, Zerofs) else subject.mount
+
+
+def _first_mount(subject: Subject, load: Load) -> float:
+    """Of a flist that this host has never seen, with its read-write layer."""
     subject.forget()
-    root = subject.mount()
+    host.drop_caches()
+    return _mount_time(subject, _union(subject))
+
+
+def _next_mount(subject: Subject, load: Load) -> float:
+    """The same flist again."""
+    _mount_time(subject, _union(subject))
+    return _mount_time(subject, _union(subject))
+
+
+def _memory(subject: Subject, load: Load) -> float:
+    """MiB of the server's own memory once the whole image has been read."""
+    subject.mount()
     try:
-        work.read_all(root)
+        read_all(subject.tree)
         return host.own_memory(subject.server())
     finally:
         subject.unmount()
 
 
-def _is_mounted_by_somebody(subject: type[Subject]) -> bool:
-    return subject is not Subject
+def _memory_cached(subject: Subject, load: Load) -> float:
+    subject.fill()
+    return _memory(subject, load)
 
 
-def _is_served(subject: type[Subject]) -> bool:
-    return subject.serves
+def _memory_fetched(subject: Subject, load: Load) -> float:
+    subject.forget()
+    return _memory(subject, load)
 
+
+def _block(size: int) -> Work:
+    return lambda load, root: load.sequential(root, size)
+
+
+def _threads(count: int) -> Work:
+    return lambda load, root: load.stat(root, count)
+
+
+def _readers_against_one(load: Load, root: Path) -> float:
+    """How many times one reader's time `READERS` take for the same file, both kernel-cold."""
+    one = load.sequential(root)
+    host.drop_caches()
+    load.rehearse()
+    return load.readers(root) / one
+
+
+_BLOCKS = (("4k", 4 << 10, "4 KiB"), ("64k", 64 << 10, "64 KiB"), ("1m", 1 << 20, "1 MiB"))
 
 SCENARIOS = (
-    Scenario("mount-first", "first mount, cold", "image", "s", _first_mount, _is_mounted_by_somebody),
-    Scenario(
-        "mount-next", "mount again, warm", "image", "s", _next_mount, _is_mounted_by_somebody, cold=False
+    Scenario("mount", "exec to ready, warm", _mount, takes=_mounted, drops=False),
+    _cold("walk-cold", "find -ls, cold", Load.walk),
+    _warm("walk-warm", "find -ls, warm", Load.walk),
+    *(
+        _warm(f"stat-{count}", f"lstat everything, {count} threads, warm", _threads(count))
+        for count in (1, 2, 4, 8)
     ),
-    Scenario("walk-cold", "find -ls, cold", "image", "s", _cold(work.walk)),
-    Scenario("walk-warm", "find -ls, warm", "image", "s", _warm(work.walk), cold=False),
-    Scenario("image-cold", "read every file, cold", "image", "s", _cold(work.read_all)),
-    Scenario("image-fetch", "read every file, fetched from Redis", "image", "s", _fetch(work.read_all)),
-    Scenario("seq-cold", "read the large file, cold", "file", "s", _cold(work.read_large)),
-    Scenario("seq-warm", "read the large file, warm", "file", "s", _warm(work.read_large), cold=False),
-    Scenario("seq-fetch", "read the large file, fetched from Redis", "file", "s", _fetch(work.read_large)),
-    Scenario("random-cold", "4 KiB at random, cold", "file", "s", _cold(work.read_pages)),
-    Scenario("random-warm", "4 KiB at random, warm", "file", "s", _warm(work.read_pages), cold=False),
-    Scenario("memory", "own memory after reading the image", "image", "MiB", _memory, _is_served, cold=False),
+    _warm("miss-path", "commands that are not on a PATH, warm", Load.look_for_commands),
+    _warm("miss-import", "modules that are not there, warm", Load.look_for_modules),
+    _cold("files-cold", "every small file read, cold", Load.small_files),
+    _warm("files-warm", "every small file read, warm", Load.small_files),
+    _cold("tar-cold", "tar of the image, cold", Load.tar),
+    _warm("tar-warm", "tar of the image, warm", Load.tar),
+    *(
+        _cold(f"seq-cold-{name}", f"large file by {words}, cold", _block(size), "file")
+        for name, size, words in _BLOCKS
+    ),
+    *(
+        _kernel_cold(f"seq-kernel-{name}", f"large file by {words}, kernel-cold", _block(size), "file")
+        for name, size, words in _BLOCKS
+    ),
+    *(
+        _warm(f"seq-warm-{name}", f"large file by {words}, warm", _block(size), "file")
+        for name, size, words in _BLOCKS
+    ),
+    _cold("random-cold", "4 KiB at random, cold", Load.random, "file"),
+    _kernel_cold("readers", f"large file by {READERS} readers, kernel-cold", Load.readers, "file"),
+    _kernel_cold(
+        "readers-gain", f"{READERS} readers' time over one's", _readers_against_one, "file", "ratio"
+    ),
+    _kernel_cold("readers-uneven", "last reader's time over the first's", Load.unevenness, "file", "ratio"),
+    Scenario(
+        "memory",
+        "own memory after reading the image",
+        _memory_cached,
+        "image",
+        "MiB",
+        _with_memory,
+        drops=False,
+    ),
+    Scenario("mount-first", "first mount, read-write, cold", _first_mount, takes=_mounted, suite=FETCH),
+    Scenario(
+        "mount-next", "mount again, read-write, warm", _next_mount, takes=_mounted, drops=False, suite=FETCH
+    ),
+    _fetched("image-fetch", "every file read, fetched from Redis", lambda _, root: read_all(root)),
+    _fetched("seq-fetch", "large file, fetched from Redis", Load.sequential, "file"),
+    Scenario(
+        *("memory-fetch", "own memory after fetching the image", _memory_fetched, "image", "MiB"),
+        takes=_with_memory,
+        drops=False,
+        suite=FETCH,
+    ),
 )

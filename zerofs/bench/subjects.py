@@ -1,7 +1,8 @@
-"""What is compared: the plain directory, zerofs, and the read-only file systems that a distribution ships.
+"""What is compared: a subject is one way to have a corpus in the directory tree.
 
-A subject is one of them over one corpus.  It is prepared once, then mounted and unmounted for every sample: a
-cold measurement starts with nothing mounted and no server running, or pages that it had mapped would stay.
+This module has the plain directory, what all have in common, and the order of the columns; the rest is in
+`peers` and `ours`.  A subject is prepared once, then mounted and unmounted for samples: a cold measurement starts
+with nothing mounted and no server running, or pages that it had mapped would stay.
 """
 
 from __future__ import annotations
@@ -12,29 +13,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import ClassVar
 
-from zerofs.bench import host
 from zerofs.bench.corpus import Corpus
-from zerofs.bench.work import read_all
 from zerofs.errors import MountError
 from zerofs.mount import mountinfo
+from zerofs.mount.unmount import unmount
 
-_READY = b"mount starts\n"
-_PATIENCE = 60.0  # seconds for a mount to appear, or to go
-_COMPRESSIONS = ("lz4", "gzip")  # the first is the fastest to read, the last is in every kernel
+READY = b"mount starts\n"  # what our own servers say then
+_PATIENCE = 60.0  # seconds for a mount to appear, or for a server to end
 
 
 class Subject:
-    """The plain directory, and what all others have in common: `mount` returns the root of the tree."""
+    """The plain directory, and what all others have in common."""
 
     name: ClassVar[str] = "plain"
     serves: ClassVar[bool] = False  # whether a process of its own serves the tree
+    always: ClassVar[bool] = True  # whether it takes part in every round, where time is short too
+    ours: ClassVar[bool] = False  # not a peer: where it fails, the run has failed
 
     def __init__(self, corpus: Corpus, workdir: Path) -> None:
         self.corpus = corpus
-        self.workdir = workdir.resolve() / f"{self.name}-{corpus.name}"
+        self.place = workdir.resolve()
+        self.workdir = self.place / f"{self.name}-{corpus.name}"
         self.target = self.workdir / "mnt"
 
     @classmethod
@@ -42,15 +45,22 @@ class Subject:
         """Why it cannot take part here; None where it can."""
         return None
 
+    @property
+    def tree(self) -> Path:
+        """Where the tree is seen while it is mounted."""
+        return self.target
+
     def prepare(self) -> None:
         """Make what will be mounted.  Called once."""
         self.target.mkdir(parents=True)
 
-    def mount(self) -> Path:
-        return self.corpus.directory
+    def mount(self) -> None:
+        """Mount; the tree can be used when this returns."""
+        raise NotImplementedError
 
     def unmount(self) -> None:
         """Take down what `mount` put up; fine where nothing is up."""
+        unmount(self.target)
 
     def fill(self) -> None:
         """Have everything fetched."""
@@ -63,86 +73,25 @@ class Subject:
         raise NotImplementedError(f"{self.name} has no server")
 
 
-def _wait_for_mount(target: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while mountinfo.top(target) is None:
-        if process.poll() is not None:
-            raise MountError(f"{process.args!r} ended with status {process.returncode}", hint="")
-        if time.monotonic() > deadline:
-            raise MountError(f"{process.args!r} did not mount in time", hint="")
-        time.sleep(0.001)
-
-
-class KernelSquashfs(Subject):
-    """squashfs by the kernel, its image on a loop device."""
-
-    name = "squashfs"
-
-    @classmethod
-    def missing(cls) -> str | None:
-        if os.geteuid() != 0:
-            return "a loop device takes root"
-        if shutil.which("mksquashfs") is None:
-            return "mksquashfs is not installed"
-        return None if host.kernel_has("squashfs") else "the kernel has no squashfs"
+class Plain(Subject):
+    """The directory itself, on the host's file system."""
 
     @property
-    def image(self) -> Path:
-        return self.workdir / "image"
+    def tree(self) -> Path:
+        return self.corpus.directory
 
-    def prepare(self) -> None:
-        super().prepare()
-        for compression in _COMPRESSIONS:
-            self.image.unlink(missing_ok=True)
-            host.command(
-                "mksquashfs",
-                self.corpus.directory,
-                self.image,
-                "-quiet",
-                "-no-progress",
-                "-comp",
-                compression,
-            )
-            try:
-                self.mount()
-            except MountError:
-                if compression == _COMPRESSIONS[-1]:
-                    raise
-            else:
-                self.unmount()
-                return
-
-    def mount(self) -> Path:
-        host.command("mount", "-t", self.name, "-o", "loop,ro", self.image, self.target)
-        return self.target
+    def mount(self) -> None:
+        pass
 
     def unmount(self) -> None:
-        if mountinfo.top(self.target):
-            host.command("umount", self.target)
+        pass
 
 
-class Erofs(KernelSquashfs):
-    """erofs by the kernel, uncompressed, its image on a loop device."""
-
-    name = "erofs"
-
-    @classmethod
-    def missing(cls) -> str | None:
-        if os.geteuid() != 0:
-            return "a loop device takes root"
-        if shutil.which("mkfs.erofs") is None:
-            return "mkfs.erofs is not installed"
-        return None if host.kernel_has("erofs") else "the kernel has no erofs"
-
-    def prepare(self) -> None:
-        Subject.prepare(self)
-        host.command("mkfs.erofs", "--quiet", self.image, self.corpus.directory)
-
-
-class _Served(Subject):
+class Served(Subject):
     """A FUSE file system whose server is our child in the foreground."""
 
     serves = True
+    always = False
     process: subprocess.Popen[bytes] | None = None
 
     def server(self) -> int:
@@ -150,11 +99,44 @@ class _Served(Subject):
             raise MountError(f"{self.name} is not mounted", hint="")
         return self.process.pid
 
+    def start(self, *command: str | os.PathLike[str]) -> None:
+        """Start the server, and wait until it has mounted."""
+        self.launch(*command)
+        self._await(lambda: mountinfo.top(self.target) is not None)
+
+    def launch(self, *command: str | os.PathLike[str], stdout: int = subprocess.DEVNULL) -> None:
+        """Start the server, its messages in a log.
+
+        In a process group of its own, so that an interrupt from the terminal reaches only us; and asked to end
+        when we are killed.
+        """
+        with (self.workdir / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=log,
+                process_group=0,
+            )
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = (self.workdir / "log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def _await(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while not ready():
+            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
+                self.unmount()
+                raise MountError(f"{self.name} did not mount: {self.last_words()}", hint="")
+            time.sleep(0.001)
+
     def unmount(self) -> None:
         process, self.process = self.process, None
         if process is None:
             return
-        if process.poll() is None and mountinfo.top(self.target):
+        if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
             process.wait(_PATIENCE)
@@ -163,105 +145,12 @@ class _Served(Subject):
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-        if mountinfo.top(self.target):
-            host.command("umount", "--lazy", self.target)
+        while unmount(self.target):
+            pass
 
 
-class Squashfuse(_Served):
-    """squashfs by squashfuse, a FUSE server in C."""
-
-    name = "squashfuse"
-
-    @classmethod
-    def missing(cls) -> str | None:
-        for program in ("squashfuse", "mksquashfs"):
-            if shutil.which(program) is None:
-                return f"{program} is not installed"
-        return None
-
-    def prepare(self) -> None:
-        super().prepare()
-        host.command(
-            *("mksquashfs", self.corpus.directory, self.workdir / "image", "-quiet", "-no-progress"),
-            *("-comp", _COMPRESSIONS[0]),
-        )
-
-    def mount(self) -> Path:
-        self.process = subprocess.Popen(
-            ["squashfuse", "-f", self.workdir / "image", self.target],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        _wait_for_mount(self.target, self.process)
-        return self.target
-
-
-class Zerofs(_Served):
-    """A flist mounted by the drop-in command, its chunks in a real redis-server."""
-
-    name = "zerofs"
-    store: ClassVar[str] = ""  # URL; set by whoever runs the server
-    filled = False
-
-    @property
-    def flist(self) -> Path:
-        return self.workdir / "flist"
-
-    @property
-    def cache(self) -> Path:
-        return self.workdir / "cache"
-
-    @staticmethod
-    def _program(name: str) -> str:
-        beside = Path(sys.executable).with_name(name)
-        return str(beside) if beside.exists() else name
-
-    def prepare(self) -> None:
-        super().prepare()
-        host.command(
-            self._program("zerofs"), "pack", "--store", self.store, self.corpus.directory, self.flist
-        )
-
-    def fill(self) -> None:
-        """Read everything once, unless that is the state already."""
-        if not self.filled:
-            try:
-                read_all(self.mount())
-            finally:
-                self.unmount()
-            self.filled = True
-
-    def forget(self) -> None:
-        """Cache and index: the next mount is a first one."""
-        self.filled = False
-        for directory in (self.cache, self.workdir / "backend"):
-            shutil.rmtree(directory, ignore_errors=True)
-
-    def _start(self, *options: str | os.PathLike[str]) -> Path:
-        arguments = ["--cache", self.cache, "--meta", self.flist, "--storage-url", self.store, *options]
-        with (self.workdir / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self._program("g8ufs"), *arguments, self.target],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        self._await_ready(self.process.stdout)
-        return self.target
-
-    def _await_ready(self, output: IO[bytes] | None) -> None:
-        if output is None or output.readline() != _READY:
-            self.unmount()
-            last = ((self.workdir / "log").read_text().strip().splitlines() or ["it said nothing"])[-1]
-            raise MountError(f"g8ufs did not mount: {last}", hint="")
-
-    def mount(self) -> Path:
-        return self._start("--ro")
-
-    def mount_union(self) -> Path:
-        """With the read-write layer on top: the usual call of a container host."""
-        return self._start("--reset", "--backend", self.workdir / "backend")
-
-
-SUBJECTS: tuple[type[Subject], ...] = (Subject, Zerofs, Squashfuse, KernelSquashfs, Erofs)
+def program(name: str) -> Path | None:
+    """A program of this environment, else of the PATH; None where there is none."""
+    beside = Path(sys.executable).with_name(name)
+    found = beside if beside.exists() else shutil.which(name)
+    return None if found is None else Path(found)
