@@ -3,6 +3,8 @@ from typing import Any
 
 from typing_extensions import Buffer
 
+from zerofs.errors import ZerofsError
+
 def xxtea_encrypt(plain: Buffer, key: Buffer) -> bytes: ...
 def xxtea_decrypt(data: Buffer, key: Buffer) -> bytes: ...
 
@@ -35,6 +37,7 @@ class Operations:
         cache: Any,
         cache_name: Callable[[bytes], bytes],
         fetch: Callable[[IndexMap, int], bytes | memoryview],
+        report: Callable[[ZerofsError], None],
         binding: Any,
         total_size: int = 0,
     ) -> None: ...
@@ -56,6 +59,7 @@ class Engine:
         cache: Any,
         cache_name: Callable[[bytes], bytes],
         request: Callable[[IndexMap, int, Callable[[int, bytes | None], None]], None],
+        report: Callable[[ZerofsError], None],
         kill_pending: Callable[[int], bool],
         total_size: int = 0,
     ) -> None: ...

@@ -29,11 +29,15 @@ from binascii import hexlify
 from functools import partial
 from threading import Lock
 
-from zerofs.errors import ZerofsError
+from zerofs.errors import ChunkCorruptError, ChunkError, ZerofsError
 
 cdef extern from "xxtea.h" nogil:
     void zerofs_xxtea_encrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
     void zerofs_xxtea_decrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
+
+# atomics, and the kernel's structs in engine.pxi
+cdef extern from "fuse_wire.h" nogil:
+    void zerofs_count(uint32_t *place, int32_t change) noexcept
 
 include "fast/cipher.pxi"
 include "fast/index.pxi"

@@ -39,6 +39,7 @@ class Kernel:
             "cache": None,
             "cache_name": bytes,
             "request": lambda index, number, done: done(number, None),
+            "report": lambda error: None,
             "kill_pending": lambda pid: False,
             **keywords,
         }

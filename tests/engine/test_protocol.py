@@ -389,6 +389,9 @@ def test_swap(kernel: Kernel, index: Index, chunks: Chunks) -> None:
     assert (held[0], held[2]) == (old, 0)  # still the old node, and asked for again each time
     assert ENTRY.unpack_from(kernel.lookup(1, b"fresh").body)[0] == node(after, "fresh")
     assert kernel.read(old, 0, 4096).body == before
+    kernel.send(FORGET, old, struct.pack("<Q", 1))  # of two lookups
+    kernel.ask(STATFS)
+    assert kernel.engine.lingering_names() == [(0, b"big")]
     kernel.send(FORGET, old, struct.pack("<Q", 1))
     kernel.ask(STATFS)
     assert kernel.engine.lingering_names() == []

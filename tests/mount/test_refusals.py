@@ -293,7 +293,7 @@ def test_no_fuse_device(image: Image, sandbox: Sandbox) -> None:
         "--mount",
         "sh",
         "-c",
-        'mount --make-rprivate / && mount -t tmpfs t /dev && exec "$@"',
+        'mount --make-rprivate / && mount -t tmpfs t /dev && mknod -m 666 /dev/null c 1 3 && exec "$@"',
         "sh",
     ]
     command = [BINARIES / "g8ufs", "--ro", "--meta", image.flist, "--cache", sandbox.path / "cache"]

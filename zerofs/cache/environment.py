@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_MAP = 1 << 20  # bytes; below this there is no room for a chunk and the trees
 MOST_REPLACEMENTS = 3  # per process; a disk that spoils file after file is left alone
 PAUSE = 10.0  # seconds without writes after the disk refused one
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _BROKEN = (
     lmdb.BadDbiError,

@@ -45,7 +45,7 @@ cdef extern from "fuse_wire.h" nogil:
     struct fuse_batch_forget_in:
         uint32_t count
     struct fuse_forget_one:
-        uint64_t nodeid
+        uint64_t nodeid, nlookup
     struct fuse_getxattr_in:
         uint32_t size
     struct fuse_getxattr_out:
@@ -163,7 +163,7 @@ cdef class Engine:
     """Serves an `IndexMap` on a FUSE channel, a descriptor on which nothing has been answered yet.
 
     `request(index, number, done)` asks for a chunk; `done(number, plain bytes or None)` is called once, from any
-    thread.  `cache` and `cache_name` are those of `CachedChunks`.  `swap` and `renew` belong to one thread at a time.
+    thread.  `report(error)` is told why reads fail that no `request` failed for.  `cache` and `cache_name` are those of `CachedChunks`.  `swap` and `renew` belong to one thread at a time.
     """
 
     cdef int channel
@@ -171,6 +171,7 @@ cdef class Engine:
     cdef CachedChunks chunks
     cdef Lingering lingering
     cdef object request_chunk
+    cdef object report
     cdef object snapshot  # of the current generation; None until a chunk is wanted
     cdef object finding  # a lock around the use of `snapshot`
     cdef object kill_pending
@@ -185,12 +186,13 @@ cdef class Engine:
     cdef uint64_t park_count
     cdef uint64_t fail_count
 
-    def __cinit__(self, int channel, IndexMap index not None, *, cache, cache_name, request, kill_pending,
+    def __cinit__(self, int channel, IndexMap index not None, *, cache, cache_name, request, report, kill_pending,
                   uint64_t total_size=0):
         self.channel = channel
         self.chunks = CachedChunks(cache, cache_name)
         self.lingering = Lingering()
         self.request_chunk = request
+        self.report = report
         self.kill_pending = kill_pending
         self.finding = Lock()
         self.parked = {}
@@ -398,7 +400,8 @@ cdef class Engine:
             self._init(request)
             return
         if opcode == FUSE_FORGET:
-            self._forget(worker, request.header.nodeid)
+            self._forget(worker, request.header.nodeid, (<fuse_forget_in *>request.body).nlookup)
+            self._release_lingering()
             return
         if opcode == FUSE_BATCH_FORGET:
             self._batch_forget(worker, request)
@@ -619,26 +622,28 @@ cdef class Engine:
 
     # -- forgetting ------------------------------------------------------------------------
 
-    cdef void _forget(self, Worker *worker, uint64_t inode) noexcept nogil:
+    cdef void _forget(self, Worker *worker, uint64_t inode, uint64_t lookups) noexcept nogil:
         cdef View *view = self._enter(worker)
         if 0 < inode <= view.tables.node_count:
-            self.lingering.marks[inode - 1] = 0
+            self.lingering.unmark(inode - 1, lookups)
         self._leave(worker)
-        if self.lingering.any:
-            self._forget_lingering(inode)
 
     cdef void _batch_forget(self, Worker *worker, Request *request) noexcept nogil:
         cdef uint32_t i
         cdef fuse_forget_one *forgets = <fuse_forget_one *>(request.body + sizeof(fuse_batch_forget_in))
         for i in range((<fuse_batch_forget_in *>request.body).count):
-            self._forget(worker, forgets[i].nodeid)
+            self._forget(worker, forgets[i].nodeid, forgets[i].nlookup)
+        self._release_lingering()
 
-    cdef void _forget_lingering(self, uint64_t inode) noexcept with gil:
+    cdef void _release_lingering(self) noexcept nogil:
+        if self.lingering.any:
+            self._release_with_gil()
+
+    cdef void _release_with_gil(self) noexcept with gil:
         try:
-            if 0 < inode <= self.index.tables.node_count:
-                self.lingering.forget(inode - 1)
+            self.lingering.release()
         except BaseException:
-            log.exception("forgetting a name that a swap replaced")
+            log.exception("forgetting names that a swap replaced")
 
     def lingering_names(self) -> list:
         """The (row of the directory, name) pairs that still lead to a node of before a swap."""
@@ -664,8 +669,9 @@ cdef class Engine:
         size = min(size, node.size - offset)
         if node.block_size == 0 or (offset + size - 1) // node.block_size >= node.count:
             zerofs_add(&self.fail_count, 1)
-            self._error(unique, EIO)  # the flist has no chunk for these bytes
+            self._error(unique, EIO)
             self._leave(worker)
+            self._report_hole(row)
             return
         zerofs_add(&self.read_count, 1)
         zerofs_add(&self.read_bytes, size)
@@ -682,6 +688,12 @@ cdef class Engine:
                 return  # parked, or failed and answered
             view = self._enter(worker)  # where the generation ended meanwhile this is the next one
             node = &view.tables.nodes[row]
+
+    cdef void _report_hole(self, uint64_t row) noexcept with gil:
+        try:
+            self.report(_hole(row))
+        except BaseException:
+            log.exception("reporting a failed read")
 
     cdef int _send_mapped(self, View *view, const NodeRow *node, uint64_t unique, uint64_t offset,
                           uint64_t size) noexcept nogil:
@@ -814,8 +826,7 @@ cdef class Engine:
                 data = NULL
                 if plain is not None:
                     if <uint64_t>len(plain) != expected:
-                        log.error("chunk %d of the flist has %d bytes where a file says %d",
-                                  number, len(plain), expected)
+                        self.report(_wrong_size(number, len(plain), expected))
                         return False
                     PyObject_GetBuffer(plain, &view, PyBUF_SIMPLE)
                     data = <const char *>view.buf  # `plain` is immutable and held: so is its memory

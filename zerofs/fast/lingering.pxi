@@ -8,45 +8,53 @@ cdef class Lingering:
     ESTALE until the holder is gone.  So replaced names whose old node the kernel knows **linger**: they
     lead to the old node until the kernel forgets it.
 
-    `mark` needs no GIL; everything else does.
+    The kernel counts what it was told of a node, and says how many it forgets: so do we, since a FORGET may overtake
+    a LOOKUP that another thread answers.  `mark` and `unmark` need no GIL; everything else does.
     """
 
-    cdef bytearray known  # row → 1 while the kernel may hold a reference to the node
-    cdef uint8_t *marks  # its bytes
+    cdef bytearray counted  # a 32-bit number a row
+    cdef uint32_t *counts  # its bytes: row → references that the kernel holds
     cdef dict names  # (row of the directory, name) → the old row that it still leads to
     cdef bint any  # whether there are such names
 
     def __cinit__(self):
-        self.known = bytearray()
-        self.marks = NULL
+        self.counted = bytearray()
+        self.counts = NULL
         self.names = {}
 
     cdef int swap(self, uint64_t rows, replaced) except -1:
         """Take up an index of `rows` rows, in which `replaced` ((row, name), old row) lead elsewhere.
 
-        No thread may `mark` meanwhile.
+        No thread may `mark` or `unmark` meanwhile.
         """
-        self.known.extend(bytes(rows - <uint64_t>len(self.known)))
-        self.marks = <uint8_t *>PyByteArray_AS_STRING(self.known)
+        cdef uint64_t old
+        self.counted.extend(bytes(4 * rows - <uint64_t>len(self.counted)))
+        self.counts = <uint32_t *>PyByteArray_AS_STRING(self.counted)
         for place, old in replaced:
             # replaced twice while it is held: it goes on leading to what the kernel knows
-            if place not in self.names and self.known[old]:
+            if place not in self.names and self.counts[old]:
                 self.names[place] = old
         self.any = bool(self.names)
         return 0
 
     cdef inline void mark(self, uint64_t row) noexcept nogil:
-        self.marks[row] = 1
+        zerofs_count(&self.counts[row], 1)
+
+    cdef inline void unmark(self, uint64_t row, uint64_t lookups) noexcept nogil:
+        zerofs_count(&self.counts[row], -<int32_t>min(lookups, <uint64_t>0x7FFFFFFF))
 
     cdef int64_t find(self, uint64_t row, bytes name) except -2:
         """The old row that `name` still leads to, or -1."""
         old = self.names.get((row, name))
         return -1 if old is None else old
 
-    cdef int forget(self, uint64_t row) except -1:
-        """The kernel dropped its last reference to the node."""
-        self.marks[row] = 0
-        if self.any:
-            self.names = {place: old for place, old in self.names.items() if old != row}
-            self.any = bool(self.names)
+    cdef int release(self) except -1:
+        """Let go of the names whose old node the kernel has forgotten."""
+        cdef uint64_t old
+        kept = {}
+        for place, old in self.names.items():
+            if self.counts[old]:
+                kept[place] = old
+        self.names = kept
+        self.any = bool(kept)
         return 0

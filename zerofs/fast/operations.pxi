@@ -39,6 +39,15 @@ cdef class Reply:
         return 0
 
 
+cdef object _hole(uint64_t row):
+    return ChunkError(f"the flist has no chunk for the end of a file (node {row + 1})",
+                      hint="the flist is at fault; a sound writer has to make it anew")
+
+
+cdef object _wrong_size(uint32_t number, size, uint64_t expected):
+    return ChunkCorruptError(f"chunk {number} of the flist has {size} bytes where a file says {expected}")
+
+
 cdef class Operations:
     """A read-only file system over an `IndexMap`, in the shape that llfuse expects.
 
@@ -53,6 +62,7 @@ cdef class Operations:
     cdef CachedChunks chunks
     cdef Lingering lingering
     cdef object fetch
+    cdef object report
     cdef object binding
     cdef object Entry
     cdef object Error
@@ -63,10 +73,12 @@ cdef class Operations:
     cdef readonly uint64_t cache_hits
     cdef readonly uint64_t failed_reads
 
-    def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, binding, uint64_t total_size=0):
+    def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, report, binding,
+                  uint64_t total_size=0):
         self.chunks = CachedChunks(cache, cache_name)
         self.lingering = Lingering()
         self.fetch = fetch
+        self.report = report
         self.binding = binding
         self.Entry = binding.EntryAttributes
         self.Error = binding.FUSEError
@@ -150,11 +162,13 @@ cdef class Operations:
         return negative
 
     def forget(self, inodes):
-        """The kernel dropped these nodes, each with all its lookups."""
-        cdef uint64_t inode
-        for inode, _ in inodes:
+        """The kernel dropped references to these nodes."""
+        cdef uint64_t inode, lookups
+        for inode, lookups in inodes:
             if 0 < inode <= self.index.tables.node_count:
-                self.lingering.forget(inode - 1)
+                self.lingering.unmark(inode - 1, lookups)
+        if self.lingering.any:
+            self.lingering.release()
 
     def getattr(self, uint64_t inode, ctx):
         return self._entry(self._row(inode))
@@ -230,17 +244,19 @@ cdef class Operations:
         self.reads += 1
         self.bytes_read += size
         if node.block_size == 0:
-            self._fail()
+            self._fail(_hole(row))
         first = offset // node.block_size
         last = (offset + size - 1) // node.block_size
-        if last >= node.count:  # the flist has no chunk for these bytes
-            self._fail()
+        if last >= node.count:
+            self._fail(_hole(row))
         if first == last:
             return self._piece(index, node, first, offset - first * node.block_size, size)
         return self._assemble(index, node, offset, size, first, last)
 
-    cdef _fail(self):
+    cdef _fail(self, reason):
         self.failed_reads += 1
+        if reason is not None:
+            self.report(reason)
         raise self._error(EIO)
 
     cdef bytes _assemble(self, IndexMap index, const NodeRow *node, uint64_t offset, uint64_t size,
@@ -279,10 +295,9 @@ cdef class Operations:
         finally:
             self.lock.acquire()
         if plain is None:
-            self._fail()
+            self._fail(None)
         if <uint64_t>len(plain) != expected:
-            log.error("chunk %d of the flist has %d bytes where a file says %d", number, len(plain), expected)
-            self._fail()
+            self._fail(_wrong_size(number, len(plain), expected))
         return memoryview(plain)[start:start + length]
 
     cdef object _cached(self, IndexMap index, uint32_t number, uint64_t expected, uint64_t start, uint64_t length):

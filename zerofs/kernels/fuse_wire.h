@@ -32,6 +32,15 @@ static inline void *zerofs_load_pointer(void *const *place) { return __atomic_lo
 static inline void zerofs_store_pointer(void **place, void *value) { __atomic_store_n(place, value, __ATOMIC_SEQ_CST); }
 static inline uint32_t zerofs_load(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
 static inline void zerofs_store(uint32_t *place, uint32_t value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
+/* A count that never goes below zero: the kernel's own node 1 is forgotten once more than it was looked up. */
+static inline void zerofs_count(uint32_t *place, int32_t change)
+{
+    uint32_t now = __atomic_load_n(place, __ATOMIC_SEQ_CST), then;
+    do
+        then = change < 0 && now < (uint32_t)-change ? 0 : now + (uint32_t)change;
+    while (!__atomic_compare_exchange_n(place, &now, then, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+}
+
 static inline void zerofs_add(uint64_t *place, uint64_t value) { __atomic_fetch_add(place, value, __ATOMIC_RELAXED); }
 
 #endif

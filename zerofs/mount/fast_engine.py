@@ -59,6 +59,7 @@ class FastEngine:
             cache=served.cache,
             cache_name=served.cache_name,
             request=self._request,
+            report=served.failures.report,
             kill_pending=_kill_pending,
             total_size=served.tree.total_size,
         )

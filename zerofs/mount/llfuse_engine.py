@@ -45,6 +45,7 @@ class LlfuseEngine:
             cache=served.cache,
             cache_name=served.cache_name,
             fetch=self._fetch,
+            report=served.failures.report,
             binding=llfuse,
             total_size=served.tree.total_size,
         )

@@ -1,22 +1,19 @@
 """Chunk ids as text: what ranges compare, what files are named and what messages show.
 
-The RocksDB generation's ids are hex digits in ASCII, the later ones' are 16 or 32 raw bytes
-(docs/flists.md).  Both are asked of a store as they stand; only here does it matter which is which.
+The RocksDB generation's ids are hex digits in ASCII, the later ones' are 16 or 32 raw bytes.
+Both are asked of a store as they stand; only here does it matter which is which.
 """
 
 from __future__ import annotations
 
 import re
 
-_HEX = re.compile(rb"[0-9A-Fa-f]+\Z")
 _NAME = re.compile(rb"[0-9A-Za-z_-][0-9A-Za-z._-]*\Z")
 _BINARY_SIZES = (16, 32)  # BLAKE2b-128 and BLAKE2b-256
 
 
 def is_text(chunk_id: bytes) -> bool:
-    """Whether `chunk_id` stands for itself as text: hex digits, or a plain name of no hash's length."""
-    if _HEX.match(chunk_id):
-        return True
+    """Whether `chunk_id` stands for itself as text: a plain name of no binary hash's length."""
     return len(chunk_id) not in _BINARY_SIZES and _NAME.match(chunk_id) is not None
 
 
