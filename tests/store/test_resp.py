@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hiredis
 import pytest
 from hypothesis import given
@@ -18,11 +20,12 @@ from zerofs.store.base import MAX_PAYLOAD
 from zerofs.store.resp import BULK, ERROR, INTEGER, MAX_LINE, STATUS, Answer, Answers, answer_error, encode
 
 text = st.text(st.characters(codec="ascii", exclude_characters="\r\n"), max_size=30).map(str.encode)
+long = st.integers(4_000, 150_000).map(lambda size: bytes(size // 2) + b"\r\n$1" * (size // 8))
 answers = st.one_of(
     st.builds(Answer, st.just(STATUS), text),
     st.builds(Answer, st.just(ERROR), text),
     st.builds(Answer, st.just(INTEGER), st.integers(-(2**63), 2**63 - 1)),
-    st.builds(Answer, st.just(BULK), st.one_of(st.none(), st.binary(max_size=200))),
+    st.builds(Answer, st.just(BULK), st.one_of(st.none(), st.binary(max_size=200), long)),
 )
 
 
@@ -34,6 +37,19 @@ def wire(answer: Answer) -> bytes:
     return bytes([answer.kind]) + value + b"\r\n"  # type: ignore[operator]
 
 
+def give(parser: Answers, data: bytes) -> Iterator[Answer]:
+    """What the parser takes out of `data`, received as it likes to."""
+    while data:
+        room = parser.room()
+        size = min(len(room), len(data))
+        room[:size] = data[:size]
+        del room
+        parser.received(size)
+        data = data[size:]
+        while (answer := parser.take()) is not None:
+            yield answer
+
+
 def feed(data: bytes, cuts: list[int], expected: int) -> list[Answer]:
     parser = Answers("redis://x")
     parser.expected = expected
@@ -41,10 +57,8 @@ def feed(data: bytes, cuts: list[int], expected: int) -> list[Answer]:
     position = 0
     for cut in [*sorted(cuts), len(data)]:
         if cut > position:
-            parser.feed(memoryview(data[position:cut]))
+            taken += give(parser, data[position:cut])
             position = cut
-        while (answer := parser.take()) is not None:
-            taken.append(answer)
     assert parser.pending == (len(taken) < expected)
     return taken
 
@@ -104,7 +118,21 @@ def test_a_huge_length_is_refused_before_any_of_it_comes() -> None:
     parser = Answers("redis://x")
     parser.expected = 1
     with pytest.raises(StoreProtocolError, match="more than any chunk"):
-        parser.feed(memoryview(b"$536870912\r\n"))
+        next(give(parser, b"$536870912\r\n"))
+
+
+def test_a_long_payload_gets_its_memory_as_it_arrives() -> None:
+    parser = Answers("redis://x")
+    parser.expected = 1
+    size = 5_000_001
+    assert list(give(parser, b"$%d\r\n" % size)) == []
+    payload = bytes(range(256)) * (size // 256 + 1)
+    for position in range(0, size, 100_000):
+        piece = payload[position : min(position + 100_000, size)]
+        assert list(give(parser, piece)) == []
+        assert len(parser.room()) < max(1 << 20, 2 * position) + (1 << 20)
+    assert list(give(parser, b"\r\n")) == [Answer(BULK, payload[:size])]
+    assert not parser.pending
 
 
 @given(st.lists(st.binary(max_size=6000), min_size=1, max_size=5))

@@ -31,6 +31,7 @@ from zerofs.flist.model import Chunk
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
+    from zerofs.store.base import Payload
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class ChunkSource(Protocol):
     def fetch_batches(
         self,
         ids: Sequence[bytes],
-        judge: Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]],
+        judge: Callable[[Sequence[tuple[int, Payload]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
     ) -> None:
@@ -326,7 +327,7 @@ class Fetcher:
         flights = [flight for flight in batch if not self._settle_early(flight)]
         error: ZerofsError = StoreError("no store answered for a chunk")
 
-        def judge(arrived: Sequence[tuple[int, bytes]]) -> list[ChunkError | None]:
+        def judge(arrived: Sequence[tuple[int, Payload]]) -> list[ChunkError | None]:
             return self._judge([(flights[index], payload) for index, payload in arrived])
 
         def fail(index: int, error: ZerofsError) -> None:
@@ -361,7 +362,7 @@ class Fetcher:
         flight.tell()
         return True
 
-    def _judge(self, arrived: list[tuple[Flight, bytes]]) -> list[ChunkError | None]:
+    def _judge(self, arrived: list[tuple[Flight, Payload]]) -> list[ChunkError | None]:
         """Decode and verify payloads that arrived together, and serve them; for each what is wrong with it."""
         if self._closing:
             raise _ClosingError

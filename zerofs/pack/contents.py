@@ -14,6 +14,7 @@ from zerofs.chunk.codec import Codec, cache_name, codec_of, decode
 from zerofs.errors import ChunkCorruptError, FlistCorruptError, ZerofsError
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
+from zerofs.store.base import Payload
 from zerofs.store.router import Router
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def pieces(index: Index, row: int, path: str) -> Iterator[Piece]:
 
 
 def fetch(
-    router: Router, chunks: Sequence[Chunk], timeout: float, take: Callable[[Chunk, bytes], T]
+    router: Router, chunks: Sequence[Chunk], timeout: float, take: Callable[[Chunk, Payload], T]
 ) -> list[T]:
     """What `take` makes of the payload of each chunk, in order.
 
@@ -53,7 +54,7 @@ def fetch(
     taken: dict[int, T] = {}
     errors: list[ZerofsError] = []
 
-    def accept(position: int, payload: bytes) -> None:
+    def accept(position: int, payload: Payload) -> None:
         taken[position] = take(chunks[position], payload)
 
     def fail(position: int, error: ZerofsError) -> None:
@@ -99,7 +100,7 @@ class Contents:
         found.update(fetched)
         return [found[chunk] for chunk in chunks]
 
-    def _decoded(self, chunk: Chunk, payload: bytes) -> bytes:
+    def _decoded(self, chunk: Chunk, payload: Payload) -> bytes:
         return decode(chunk.key, payload, chunk.size, allow_unverified=self._allow_unverified)
 
     def _cached(self, chunks: Sequence[Chunk]) -> dict[Chunk, bytes]:

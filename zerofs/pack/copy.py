@@ -17,6 +17,7 @@ from zerofs.flist.model import Chunk
 from zerofs.pack.contents import fetch
 from zerofs.pack.pool import Pool
 from zerofs.pack.progress import Progress
+from zerofs.store.base import Payload
 from zerofs.store.ranged import RangedStores
 from zerofs.store.router import Router
 
@@ -53,7 +54,7 @@ def copy_chunks(
     copied = Copied()
     lock = threading.Lock()
 
-    def take(chunk: Chunk, payload: bytes) -> bytes:
+    def take(chunk: Chunk, payload: Payload) -> Payload:
         if verify:
             decode(chunk.key, payload, chunk.size)
         return payload

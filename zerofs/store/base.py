@@ -17,7 +17,7 @@ from zerofs.store.url import WEB_SCHEMES, StoreUrl
 MAX_BATCH = 4 * 1024 * 1024  # bytes of payloads that are handed out together; the last one may exceed it
 MAX_PAYLOAD = 256 * 1024 * 1024 + 64 * 1024  # bytes; the largest chunk that a flist can name, encoded
 
-
+Payload = bytes | bytearray  # an encoded chunk; nobody changes it
 IsNextHere = Callable[[], bool]
 
 
@@ -33,14 +33,14 @@ class Store(Protocol):
         """The URL without its password."""
         ...
 
-    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
+    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[Payload | None]:
         """The payload of each id in order, as they arrive; None for one that the store lacks.
 
         An error ends the iterator; it concerns the id whose turn it was.
         """
         ...
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[Sequence[Payload | None]]:
         """The same, several at a time where they are there already; none waits for another.
 
         An error concerns the id that comes after those handed out.
@@ -51,7 +51,7 @@ class Store(Protocol):
         """Whether the store holds each id."""
         ...
 
-    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+    def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         """Store each (id, payload).  After an error any of them may be there."""
         ...
 
@@ -96,12 +96,12 @@ def _make(url: StoreUrl) -> Store:
     return DirectoryStore(url)
 
 
-def gather(answers: Iterable[tuple[bytes | None, IsNextHere]]) -> Iterator[list[bytes | None]]:
+def gather(answers: Iterable[tuple[Payload | None, IsNextHere]]) -> Iterator[list[Payload | None]]:
     """Batches for `get_batches`: each payload comes with whether the next one can be had without waiting.
 
     What was gathered before an error is handed out before it is raised.
     """
-    batch: list[bytes | None] = []
+    batch: list[Payload | None] = []
     size = 0
     try:
         for payload, is_next_here in answers:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from zerofs.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from zerofs.store.base import Payload
 from zerofs.store.resp import ERROR, Answer, Answers, answer_error, encode
 from zerofs.store.url import StoreUrl
 from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
@@ -19,9 +20,8 @@ from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
 ANSWER_TIMEOUT = 10.0  # seconds from one answer, or from the last byte that could be sent, to the next answer
 MAX_IN_FLIGHT = 64  # requests without an answer
 MAX_QUEUED = 2 * 1024 * 1024  # bytes of requests that wait for the socket
-_RECEIVE = 128 * 1024  # bytes read at once
 
-Command = Sequence[bytes]
+Command = Sequence[Payload]
 
 
 class RespConnection:
@@ -32,7 +32,6 @@ class RespConnection:
         self._answers = Answers(wire.display)
         self._out: deque[memoryview] = deque()
         self._queued = 0  # bytes in `_out`
-        self._buffer = memoryview(bytearray(_RECEIVE))
         self._next: Answer | None = None  # has arrived and was not handed out yet
         self._fault: StoreError | None = None  # what comes after that
 
@@ -63,6 +62,7 @@ class RespConnection:
                 added, exhausted = self._queue(source, MAX_IN_FLIGHT - in_flight)
                 in_flight += added
             if not in_flight:
+                self._answers.take()  # raises where more came than was asked for
                 return
             yield self._next_answer(deadline)
             in_flight -= 1
@@ -105,7 +105,7 @@ class RespConnection:
         self._answers.expected += added
         return added, room == 0
 
-    def _push(self, piece: bytes) -> None:
+    def _push(self, piece: Payload) -> None:
         if piece:
             self._out.append(memoryview(piece))
             self._queued += len(piece)
@@ -118,13 +118,13 @@ class RespConnection:
         while answer is None and (answer := self._answers.take()) is None:
             if self._send():
                 limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
-            size = self._wire.receive(self._buffer)
+            size = self._wire.receive(self._answers.room())
             if size == 0:
                 raise StoreUnreachableError(f"{self._wire.display}: the connection was closed")
             if size == WOULD_BLOCK or time.monotonic() >= limit:
                 self._wire.wait(limit, writing=bool(self._out))
             else:
-                self._answers.feed(self._buffer[:size])
+                self._answers.received(size)
         return answer
 
     def _take_in(self) -> bool:
@@ -133,10 +133,10 @@ class RespConnection:
                 return False
             self._next = self._answers.take()
             if self._next is None:
-                size = self._wire.receive(self._buffer)
+                size = self._wire.receive(self._answers.room())
                 if size in (0, WOULD_BLOCK):
                     return False
-                self._answers.feed(self._buffer[:size])
+                self._answers.received(size)
         return True
 
     def _send(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zerofs.errors import StoreError, StoreReadOnlyError, StoreRefusedError, StoreTimeoutError
-from zerofs.store.base import MAX_PAYLOAD, gather
+from zerofs.store.base import MAX_PAYLOAD, Payload, gather
 from zerofs.store.ids import id_text
 from zerofs.store.url import StoreUrl
 
@@ -33,7 +33,7 @@ class DirectoryStore:
             self._in_time(deadline)
             yield self._read(chunk_id)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Payload | None]]:
         return gather((payload, lambda: True) for payload in self.get_many(ids, deadline))
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
@@ -43,7 +43,7 @@ class DirectoryStore:
             found.append(self._size(chunk_id) > 0)
         return found
 
-    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+    def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         for chunk_id, payload in items:
             self._in_time(deadline)
             self._write(chunk_id, payload)
@@ -104,7 +104,7 @@ class DirectoryStore:
                 return status.st_size
         return 0
 
-    def _write(self, chunk_id: bytes, payload: bytes) -> None:
+    def _write(self, chunk_id: bytes, payload: Payload) -> None:
         place, _ = self._places(chunk_id)
         temporary = place.parent / f".{os.getpid()}-{os.urandom(8).hex()}.tmp"
         try:

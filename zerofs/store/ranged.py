@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from zerofs.errors import StoreConfigError, StoreReadOnlyError, StoreUnreachableError
 from zerofs.store.backoff import Backoff
-from zerofs.store.base import Store, open_store
+from zerofs.store.base import Payload, Store, open_store
 from zerofs.store.ids import id_digits
 from zerofs.store.ranges import EVERYTHING, IdRange, parse_range, uncovered
 from zerofs.store.url import WEB_SCHEMES, StoreUrl, parse_store_url, redact
@@ -73,7 +73,7 @@ class RangedStores:
             lacking.update(chunk_id for chunk_id, found in zip(ids_of_store, there, strict=True) if not found)
         return [chunk_id for chunk_id in dict.fromkeys(ids) if chunk_id in lacking]
 
-    def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+    def put_many(self, items: Sequence[tuple[bytes, Payload]]) -> None:
         """Put each (id, payload) into every store that takes it.  Raises StoreError when one cannot."""
         for store, items_of_store in self._by_store(items, lambda item: item[0]):
             self._insist(store.put_many, items_of_store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 
 from zerofs.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnreachableError
-from zerofs.store.base import gather
+from zerofs.store.base import Payload, gather
 from zerofs.store.connection import Command, RespConnection
 from zerofs.store.ids import id_text
 from zerofs.store.pool import ConnectionPool
@@ -27,11 +27,11 @@ class RespStore:
         self._url = url
         self._pool = ConnectionPool(lambda deadline: RespConnection.open(url, deadline))
 
-    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[bytes | None]:
+    def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[Payload | None]:
         for answer, _ in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
             yield self._payload(answer)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Payload | None]]:
         asked = self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline)
         return gather((self._payload(answer), connection.has_answer) for answer, connection in asked)
 
@@ -41,7 +41,7 @@ class RespStore:
             for answer, _ in self._ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
         ]
 
-    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+    def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         if self._url.scheme == "zdb":
             self._refuse_large(items)
         for answer, _ in self._ask([(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline):
@@ -79,7 +79,7 @@ class RespStore:
                 else:
                     self._pool.give(connection)
 
-    def _payload(self, answer: Answer) -> bytes | None:
+    def _payload(self, answer: Answer) -> Payload | None:
         if answer.kind != BULK or isinstance(answer.value, int):
             raise self._unexpected(answer)
         return answer.value
@@ -94,7 +94,7 @@ class RespStore:
             return answer_error(self.display, answer.value, self._url.secrets)
         return StoreProtocolError(f"{self.display}: answer of a type that was not asked for")
 
-    def _refuse_large(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+    def _refuse_large(self, items: Sequence[tuple[bytes, Payload]]) -> None:
         for chunk_id, payload in items:
             if len(payload) > _ZDB_MAX_VALUE:
                 raise StoreError(

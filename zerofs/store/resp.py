@@ -1,16 +1,12 @@
 """RESP2 as far as stores speak it: commands out, answers in, nothing trusted.
 
-hiredis puts answers together.  What it does not bound is checked on the raw bytes before it sees them: it
-would allocate an array of any announced length, and gather a bulk of any announced length.  Only the
-answers that the commands in use can have are let through: status, error, integer and bulk.
+Only the answers that the commands in use can have are let through: status, error, integer and bulk.
+Each length is checked before anything is made by it, and memory grows only as fast as bytes arrive.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
-
-import hiredis
 
 from zerofs.errors import (
     StoreAuthError,
@@ -19,24 +15,30 @@ from zerofs.errors import (
     StoreReadOnlyError,
     StoreUnreachableError,
 )
-from zerofs.store.base import MAX_PAYLOAD
+from zerofs.store.base import MAX_PAYLOAD, Payload
 
 MAX_LINE = 16 * 1024  # bytes of a status, an error or a length
+MAX_DIGITS = 20  # of a number, its sign included
 
 STATUS, ERROR, INTEGER, BULK = b"+-:$"
 
-_NOTHING = object()  # what hiredis says while an answer is incomplete
+_BUFFER = 64 * 1024  # bytes received at once; more than a line
+_GLANCE = 4 * 1024  # bytes received at once where a long payload is likely to begin
+_STEP = 1024 * 1024  # bytes; a longer payload gets its memory while it arrives
 
 
 class Answer(NamedTuple):
     """One answer: `kind` is the byte that it began with."""
 
     kind: int
-    value: bytes | int | None  # STATUS, ERROR, BULK: bytes, and None for a null bulk; INTEGER: int
+    value: Payload | int | None  # STATUS, ERROR: bytes; BULK: a payload, None for null; INTEGER: int
 
 
 class Answers:
     """Reassembles the answers of one connection.  Errors begin with `display`.
+
+    What the socket has goes where `room` says.  Lines and short payloads come through a buffer; a payload
+    that is not all there gets a place of its own, and the rest is received right into it.
 
     `expected` counts the answers that are still to begin: a server that sends more is broken.
     """
@@ -44,105 +46,122 @@ class Answers:
     def __init__(self, display: str) -> None:
         self.expected = 0
         self._display = display
-        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
-        self._kinds: deque[int] = deque()  # of the answers that began and were not taken yet
-        self._line = bytearray()  # a header that is cut off at the end of what was fed
-        self._payload = 0  # bytes of the current bulk that are to come, its line end included
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._begin = self._end = 0  # of what was received and not taken
+        self._most = _BUFFER  # bytes to receive into the buffer at once
+        self._body: bytearray | None = None  # a payload on its way, its line end included
+        self._filled = 0  # bytes of it that are here
+        self._missing = 0  # bytes that do not have their memory yet
 
-    def feed(self, data: memoryview) -> None:
-        """Check and keep what was received.  Raises StoreProtocolError."""
-        received = data.tobytes()
-        self._check(received)
-        try:
-            self._reader.feed(received)
-        except hiredis.HiredisError as fault:
-            raise self._fault(str(fault)) from fault
+    def room(self) -> memoryview:
+        """Where the next bytes go; `received` is to be told how many.  Let go of it before the next call."""
+        if self._body is not None:
+            if self._filled == len(self._body):
+                self._grow(self._body)
+            return memoryview(self._body)[self._filled :]
+        if self._begin:  # a line that was cut off, or nothing, is left
+            left = self._end - self._begin
+            self._buffer[:left] = self._buffer[self._begin : self._end]
+            self._begin, self._end = 0, left
+        return self._view[self._end : self._end + self._most]
+
+    def received(self, size: int) -> None:
+        if self._body is not None:
+            self._filled += size
+        else:
+            self._end += size
+            self._most = _BUFFER
 
     def take(self) -> Answer | None:
         """The next whole answer, or None while it is incomplete.  Raises StoreProtocolError."""
-        if not self._kinds:
+        if self._body is not None:
+            return self._take_body(self._body)
+        if self._begin == self._end:
             return None
-        try:
-            value = self._reader.gets()
-        except hiredis.HiredisError as fault:
-            raise self._fault("malformed answer") from fault
-        if value is _NOTHING:
+        kind = self._buffer[self._begin]
+        if kind not in (STATUS, ERROR, INTEGER, BULK):
+            raise self._fault("answer of a type that was not asked for")
+        if self.expected <= 0:
+            raise self._fault("answer to no question")
+        end = self._buffer.find(b"\n", self._begin, min(self._end, self._begin + MAX_LINE)) + 1
+        if not end:
+            if self._end - self._begin >= MAX_LINE:
+                raise self._fault("endless line")
             return None
-        kind = self._kinds.popleft()
-        return Answer(kind, _line(value) if kind == ERROR else value)
+        if self._buffer[end - 2] != ord("\r"):
+            raise self._fault("malformed line")
+        line = bytes(self._view[self._begin + 1 : end - 2])
+        self.expected -= 1
+        self._begin = end
+        if kind == BULK:
+            return self._take_bulk(self._number(line))
+        return Answer(kind, self._number(line) if kind == INTEGER else line)
 
     @property
     def pending(self) -> bool:
         """Whether anything is under way: only a connection where nothing is can be used again."""
-        return bool(self.expected or self._kinds or self._line or self._payload)
+        return bool(self.expected or self._begin != self._end or self._body is not None)
 
-    def _check(self, data: bytes) -> None:
-        """Walk over the headers in `data`; payloads are skipped, not looked at."""
-        position, size = 0, len(data)
-        while position < size:
-            if self._payload:
-                position += self._check_payload(data, position)
-                continue
-            end = data.find(b"\n", position)
-            if end < 0:
-                self._line += data[position:]
-                self._check_start(self._line)
-                return
-            line = data[position : end + 1]
-            if self._line:
-                line = bytes(self._line) + line
-                self._line.clear()
-            self._check_header(line)
-            position = end + 1
+    def _number(self, digits: bytes) -> int:
+        if len(digits) > MAX_DIGITS or not digits.removeprefix(b"-").isdigit():
+            raise self._fault("malformed number")
+        return int(digits)
 
-    def _check_payload(self, data: bytes, position: int) -> int:
-        """Skip what belongs to the current bulk; its length must be true, which its line end tells."""
-        step = max(1, min(self._payload - 2, len(data) - position))
-        if self._payload <= 2 and data[position] != b"\r\n"[2 - self._payload]:
-            raise self._fault("a length does not fit its payload")
-        self._payload -= step
-        return step
-
-    def _check_start(self, line: bytes | bytearray) -> None:
-        if line[0] not in (STATUS, ERROR, INTEGER, BULK):
-            raise self._fault("answer of a type that was not asked for")
-        if len(line) > MAX_LINE:
-            raise self._fault("endless line")
-
-    def _check_header(self, line: bytes) -> None:
-        self._check_start(line)
-        if not line.endswith(b"\r\n"):
-            raise self._fault("malformed line")
-        if self.expected <= 0:
-            raise self._fault("answer to no question")
-        if line[0] in (BULK, INTEGER):
-            digits = line[1:-2]
-            if len(digits) > 20 or not digits.removeprefix(b"-").isdigit():
-                raise self._fault("malformed number")
-            if line[0] == BULK:
-                self._check_length(int(digits))
-        self.expected -= 1
-        self._kinds.append(line[0])
-
-    def _check_length(self, length: int) -> None:
+    def _take_bulk(self, length: int) -> Answer | None:
         if length > MAX_PAYLOAD:
             raise self._fault(f"announces {length} bytes, more than any chunk has")
         if length < -1:
             raise self._fault("malformed length")
-        self._payload = length + 2 if length >= 0 else 0
+        if length == -1:
+            return Answer(BULK, None)
+        begin, end = self._begin, self._begin + length
+        if end + 2 > self._end:
+            return self._begin_body(length + 2)
+        if self._buffer[end : end + 2] != b"\r\n":
+            raise self._length_fault()
+        self._begin = end + 2
+        return Answer(BULK, bytes(self._view[begin:end]))
+
+    def _begin_body(self, size: int) -> Answer | None:
+        """Give the payload that begins in the buffer a place of its own."""
+        self._body = bytearray(min(size, _STEP))
+        self._missing = size - len(self._body)
+        self._filled = self._end - self._begin
+        self._body[: self._filled] = self._view[self._begin : self._end]
+        self._begin = self._end = 0
+        return self._take_body(self._body)
+
+    def _grow(self, body: bytearray) -> None:
+        more = min(self._missing, len(body))
+        body += bytes(more)
+        self._missing -= more
+
+    def _take_body(self, body: bytearray) -> Answer | None:
+        if self._missing or self._filled <= len(body) - 2:
+            return None
+        if body[-2] != ord("\r"):
+            raise self._length_fault()
+        if self._filled < len(body):
+            return None
+        if body[-1] != ord("\n"):
+            raise self._length_fault()
+        del body[-2:]
+        self._body = None
+        # After a long payload another one is likely: but for its first bytes it is to miss the buffer.
+        self._most = _GLANCE if len(body) > _GLANCE else _BUFFER
+        return Answer(BULK, body)
+
+    def _length_fault(self) -> StoreProtocolError:
+        return self._fault("a length does not fit its payload")
 
     def _fault(self, reason: str) -> StoreProtocolError:
         return StoreProtocolError(f"{self._display}: {reason}")
 
 
-def _line(error: object) -> bytes:
-    """The text of an error line, which hiredis hands out as an exception."""
-    return str(error).encode("utf-8", "replace")
-
-
-def encode(*arguments: bytes) -> list[bytes]:
+def encode(*arguments: Payload) -> list[Payload]:
     """A command as pieces to send; a large argument stays a piece of its own, uncopied."""
-    pieces: list[bytes] = []
+    pieces: list[Payload] = []
     text = bytearray(b"*%d\r\n" % len(arguments))
     for argument in arguments:
         text += b"$%d\r\n" % len(argument)

@@ -28,6 +28,7 @@ from zerofs.errors import (
     ZerofsError,
 )
 from zerofs.store.backoff import Backoff
+from zerofs.store.base import Payload
 from zerofs.store.destination import Destination
 from zerofs.store.ids import id_digits, id_text
 from zerofs.store.layers import RouterConfig, UnusableUrl
@@ -35,8 +36,8 @@ from zerofs.store.ranges import IdRange
 from zerofs.store.url import StoreUrl
 from zerofs.store.writeback import WriteBack
 
-Accept = Callable[[int, bytes], None]
-Judge = Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]]
+Accept = Callable[[int, Payload], None]
+Judge = Callable[[Sequence[tuple[int, Payload]]], Sequence[ChunkError | None]]
 Fail = Callable[[int, ZerofsError], None]
 
 CLOSE_TIMEOUT = 2.0  # seconds that closing gives to what is queued for cache pools
@@ -210,10 +211,10 @@ class Router:
                 position += 1
 
     def _offer(
-        self, destination: Destination, asked: list[_Want], payloads: list[bytes | None], judge: Judge
+        self, destination: Destination, asked: list[_Want], payloads: Sequence[Payload | None], judge: Judge
     ) -> None:
         """Have what arrived from `destination` judged."""
-        arrived: list[tuple[_Want, bytes]] = []
+        arrived: list[tuple[_Want, Payload]] = []
         for want, payload in zip(asked, payloads, strict=True):
             if payload is None:
                 want.faults[destination] = None
@@ -231,7 +232,7 @@ class Router:
             if not want.waiting[0].is_cache:
                 self._fill_caches(want.id, payload)
 
-    def _fill_caches(self, chunk_id: bytes, payload: bytes) -> None:
+    def _fill_caches(self, chunk_id: bytes, payload: Payload) -> None:
         digits = id_digits(chunk_id)
         for pool in self._caches:
             holder = next(pool.holders(digits), None)
@@ -248,7 +249,7 @@ class Router:
                 threading.Thread(target=_probe, args=arguments, name="zerofs-probe", daemon=True).start()
 
 
-def _verdict(accept: Accept, index: int, payload: bytes) -> ChunkError | None:
+def _verdict(accept: Accept, index: int, payload: Payload) -> ChunkError | None:
     try:
         accept(index, payload)
     except ChunkError as fault:

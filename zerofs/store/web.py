@@ -21,7 +21,7 @@ from zerofs.errors import (
     StoreTimeoutError,
     StoreUnreachableError,
 )
-from zerofs.store.base import MAX_PAYLOAD
+from zerofs.store.base import MAX_PAYLOAD, Payload
 from zerofs.store.connection import ANSWER_TIMEOUT
 from zerofs.store.ids import id_text
 from zerofs.store.pool import ConnectionPool
@@ -57,7 +57,7 @@ class WebStore:
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [self._find("HEAD", chunk_id, deadline) is not None for chunk_id in ids]
 
-    def put_many(self, items: Sequence[tuple[bytes, bytes]], deadline: float) -> None:
+    def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         raise StoreReadOnlyError(f"{self.display}: a web server is only read")
 
     def close(self) -> None:

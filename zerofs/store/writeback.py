@@ -13,6 +13,7 @@ from collections import deque
 from typing import NamedTuple
 
 from zerofs.errors import ZerofsError
+from zerofs.store.base import Payload
 from zerofs.store.destination import Destination
 from zerofs.store.process import PerProcess
 from zerofs.store.tally import Tally
@@ -27,7 +28,7 @@ _logger = logging.getLogger(__name__)
 class _Item(NamedTuple):
     destination: Destination
     id: bytes
-    payload: bytes
+    payload: Payload
 
 
 class _Queue:
@@ -48,7 +49,7 @@ class WriteBack:
     def __init__(self) -> None:
         self._queue = PerProcess(_Queue)
 
-    def offer(self, destination: Destination, chunk_id: bytes, payload: bytes) -> None:
+    def offer(self, destination: Destination, chunk_id: bytes, payload: Payload) -> None:
         """Queue a chunk, or drop it where the queue is full."""
         queue = self._queue.get()
         with queue.changed:
