@@ -109,7 +109,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--supervised", action="store_true", help=argparse.SUPPRESS)
     add("--allow-unverified", action="store_true", help="serve chunks whose key names no known hash")
-    add("--max-flist-size", metavar="SIZE", help="the most that a flist may unpack to (default: 4G)")
+    add("--max-flist-size", metavar="SIZE", help="the most that a flist may unpack to (default: 1G)")
     add(
         "-o",
         metavar="OPT,…",
