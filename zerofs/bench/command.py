@@ -27,8 +27,9 @@ from zerofs.errors import BackendError, UsageError
 from zerofs.mount import mountinfo
 from zerofs.sizes import parse_size
 
-_COPIES = 9  # the large file itself, in two caches, and in the peers' images
+_COPIES = 9  # the large file itself, in Redis, in two caches, and in the peers' images
 _SPARE = 3 << 30  # bytes for the image and its copies
+_LEAST = 4  # rounds with everybody, however long they take
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EPILOG = """\
@@ -179,7 +180,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         Bench(workdir, size=size, quick=arguments.quick, scenarios=scenarios, report=report) as bench,
     ):
         try:
-            results = _run_scenarios(bench, scenarios, Pace(most, min(most, 5), 0), deadline)
+            results = _run_scenarios(bench, scenarios, Pace(most, min(most, _LEAST), 0), deadline)
         finally:
             _ignore_signals()
             report("")

@@ -14,7 +14,7 @@ from zerofs.bench.runner import BASE, Result, Row
 from zerofs.bench.samples import Spread
 from zerofs.bench.targets import SUBJECT, Verdict
 
-_WIDTH = 150  # of a table that goes to no terminal
+_WIDTH = 170  # of a table that goes to no terminal
 
 
 class Run(NamedTuple):
@@ -126,7 +126,7 @@ def _target_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:
 
 
 def _verdict(verdict: Verdict) -> str:
-    text = "met" if verdict.met else f"missed by {verdict.distance:.0%}"
+    text = "met" if verdict.met else f"missed by {_distance(verdict.distance)}"
     if verdict.target.sweep:
         text += f"; ahead in {verdict.held - len(verdict.behind)} of {verdict.held}"
         if verdict.behind:
@@ -134,6 +134,10 @@ def _verdict(verdict: Verdict) -> str:
     elif not verdict.certain:
         text += ", within the quartiles"
     return text
+
+
+def _distance(distance: float) -> str:
+    return f"{distance:.0%}" if distance < 1 else f"a factor of {distance + 1:.1f}"
 
 
 def markdown(run: Run) -> str:
