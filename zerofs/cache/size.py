@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
 from zerofs.errors import CacheError, UsageError
+from zerofs.sizes import parse_size
 
 DEFAULT = "25%"
 DEFAULT_MOST = 64 << 30  # bytes; what the default never exceeds, however large the disk
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)(?:i?B)?)", re.IGNORECASE)
 _PER_CENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -27,15 +27,14 @@ def parse_cache_size(value: str | int | None, directory: Path) -> int:
     text = str(value).strip()
     if match := _PER_CENT.fullmatch(text):
         size = _share_of_disk(directory, match[1]) if 0 < float(match[1]) <= 100 else 0
-    elif match := _SIZE.fullmatch(text):
-        size = int(float(match[1]) * _UNITS[match[2].upper()]) if match[2] else int(float(match[1]))
+        if size > 0:
+            return size
     else:
-        size = 0
-    if size <= 0:
-        raise UsageError(
-            f"not a cache size: {value!r}", hint="say 10G, 512M or 25% (of the disk that holds the cache)"
-        )
-    return size
+        with contextlib.suppress(UsageError):
+            return parse_size(text)
+    raise UsageError(
+        f"not a cache size: {value!r}", hint="say 10G, 512M or 25% (of the disk that holds the cache)"
+    )
 
 
 def _share_of_disk(directory: Path, per_cent: str) -> int:
