@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -125,8 +126,9 @@ class FastEngine:
     def close(self) -> None:
         self._stopping.set()
         self._engine.fail_parked()
+        deadline = time.monotonic() + _END_TIMEOUT
         for thread in self._threads:
-            thread.join(_END_TIMEOUT)
+            thread.join(max(0.0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             log.info("%s still has users, who lose it now", self._channel.mountpoint)
             return  # the threads still read from the channel
