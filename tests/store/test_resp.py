@@ -18,6 +18,7 @@ from zerofs.errors import (
 )
 from zerofs.store.base import MAX_PAYLOAD
 from zerofs.store.resp import BULK, ERROR, INTEGER, MAX_LINE, STATUS, Answer, Answers, answer_error, encode
+from zerofs.store.spares import Spares
 
 text = st.text(st.characters(codec="ascii", exclude_characters="\r\n"), max_size=30).map(str.encode)
 long = st.integers(4_000, 150_000).map(lambda size: bytes(size // 2) + b"\r\n$1" * (size // 8))
@@ -177,3 +178,22 @@ def test_an_echoed_password_is_cut_out() -> None:
 
 def test_a_cluster_node_is_named_as_such() -> None:
     assert "Redis Cluster" in str(answer_error("redis://a:1", b"MOVED 1 b:2"))
+
+
+def test_the_memory_of_a_payload_is_used_again_but_never_while_somebody_looks() -> None:
+    spares = Spares()
+    parser = Answers("redis://x", spares)
+    parser.expected = 4
+    sizes = [200_000, 100_000, 190_000, 150_000]
+    seen = set()
+    for n, size in enumerate(sizes):
+        payload = bytes([n]) * size
+        (answer,) = give(parser, b"$%d\r\n%b\r\n" % (size, payload))
+        assert answer.value == payload
+        seen.add(id(answer.value))
+        spares.give(answer.value)
+    assert len(seen) == 1
+    kept = spares.take(150_000)
+    spares.give(kept)
+    with memoryview(kept):
+        assert spares.take(160_000) is not kept

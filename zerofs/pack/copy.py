@@ -54,10 +54,10 @@ def copy_chunks(
     copied = Copied()
     lock = threading.Lock()
 
-    def take(chunk: Chunk, payload: Payload) -> Payload:
+    def take(chunk: Chunk, payload: Payload) -> bytes:
         if verify:
             decode(chunk.key, payload, chunk.size)
-        return payload
+        return bytes(payload)  # the router uses its memory again
 
     def copy(batch: list[Chunk]) -> None:
         lacking = set(destination.missing([chunk.id for chunk in batch]))

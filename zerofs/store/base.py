@@ -43,6 +43,8 @@ class Store(Protocol):
     def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[Sequence[Payload | None]]:
         """The same, several at a time where they are there already; none waits for another.
 
+        Who asks for the next batch has done with the payloads of this one: their memory is used again.
+
         An error concerns the id that comes after those handed out.
         """
         ...

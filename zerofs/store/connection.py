@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from zerofs.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from zerofs.store.base import Payload
 from zerofs.store.resp import ERROR, Answer, Answers, answer_error, encode
+from zerofs.store.spares import Spares
 from zerofs.store.url import StoreUrl
 from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
 
@@ -27,19 +28,19 @@ Command = Sequence[Payload]
 class RespConnection:
     """A connection that is logged in and in the URL's database or namespace."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, spares: Spares | None = None) -> None:
         self._wire = wire
-        self._answers = Answers(wire.display)
+        self._answers = Answers(wire.display, spares)
         self._out: deque[memoryview] = deque()
         self._queued = 0  # bytes in `_out`
         self._next: Answer | None = None  # has arrived and was not handed out yet
         self._fault: StoreError | None = None  # what comes after that
 
     @classmethod
-    def open(cls, url: StoreUrl, deadline: float) -> RespConnection:
+    def open(cls, url: StoreUrl, deadline: float, spares: Spares | None = None) -> RespConnection:
         """Connect and log in.  Raises StoreUnreachableError or StoreRefusedError."""
         deadline = min(deadline, time.monotonic() + CONNECT_TIMEOUT)
-        connection = cls(connect(url, deadline))
+        connection = cls(connect(url, deadline), spares)
         try:
             for answer in connection.exchange(_introduction(url), deadline):
                 if answer.kind == ERROR and isinstance(answer.value, bytes):
@@ -111,11 +112,13 @@ class RespConnection:
             self._queued += len(piece)
 
     def _next_answer(self, deadline: float) -> Answer:
-        limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
         answer, self._next = self._next, None
-        if answer is None and self._fault is not None:
+        if answer is not None:
+            return answer
+        if self._fault is not None:
             raise self._fault
-        while answer is None and (answer := self._answers.take()) is None:
+        limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
+        while (answer := self._answers.take()) is None:
             if self._send():
                 limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
             size = self._wire.receive(self._answers.room())

@@ -14,6 +14,7 @@ from zerofs.store.connection import Command, RespConnection
 from zerofs.store.ids import id_text
 from zerofs.store.pool import ConnectionPool
 from zerofs.store.resp import BULK, ERROR, INTEGER, STATUS, Answer, answer_error
+from zerofs.store.spares import Spares
 from zerofs.store.url import StoreUrl
 
 _ZDB_MAX_VALUE = 8 * 1024 * 1024  # bytes; 0-db closes the connection on more
@@ -25,7 +26,8 @@ class RespStore:
     def __init__(self, url: StoreUrl) -> None:
         self.display = url.display
         self._url = url
-        self._pool = ConnectionPool(lambda deadline: RespConnection.open(url, deadline))
+        self._spares = Spares()
+        self._pool = ConnectionPool(lambda deadline: RespConnection.open(url, deadline, self._spares))
 
     def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[Payload | None]:
         for answer, _ in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
@@ -33,7 +35,10 @@ class RespStore:
 
     def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Payload | None]]:
         asked = self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline)
-        return gather((self._payload(answer), connection.has_answer) for answer, connection in asked)
+        for batch in gather((self._payload(answer), connection.has_answer) for answer, connection in asked):
+            yield batch
+            for payload in batch:
+                self._spares.give(payload)
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [
@@ -51,6 +56,7 @@ class RespStore:
 
     def close(self) -> None:
         self._pool.clear()
+        self._spares.clear()
 
     def _ask(self, commands: Sequence[Command], deadline: float) -> Generator[tuple[Answer, RespConnection]]:
         """The answers in order, and where each came from.

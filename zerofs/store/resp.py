@@ -16,6 +16,7 @@ from zerofs.errors import (
     StoreUnreachableError,
 )
 from zerofs.store.base import MAX_PAYLOAD, Payload
+from zerofs.store.spares import Spares
 
 MAX_LINE = 16 * 1024  # bytes of a status, an error or a length
 MAX_DIGITS = 20  # of a number, its sign included
@@ -40,11 +41,13 @@ class Answers:
     What the socket has goes where `room` says.  Lines and short payloads come through a buffer; a payload
     that is not all there gets a place of its own, and the rest is received right into it.
 
-    `expected` counts the answers that are still to begin: a server that sends more is broken.
+    `spares` are buffers to be used for that.  `expected` counts the answers that are still to begin: a
+    server that sends more is broken.
     """
 
-    def __init__(self, display: str) -> None:
+    def __init__(self, display: str, spares: Spares | None = None) -> None:
         self.expected = 0
+        self._spares = spares or Spares()
         self._display = display
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
@@ -125,7 +128,7 @@ class Answers:
 
     def _begin_body(self, size: int) -> Answer | None:
         """Give the payload that begins in the buffer a place of its own."""
-        self._body = bytearray(min(size, _STEP))
+        self._body = self._spares.take(min(size, _STEP))
         self._missing = size - len(self._body)
         self._filled = self._end - self._begin
         self._body[: self._filled] = self._view[self._begin : self._end]

@@ -85,8 +85,9 @@ class _Want:
 
     def start_pass(self) -> None:
         """Line up those worth asking: all at first, later those that were out of reach."""
-        worth = [each for each in self.candidates if self._worth_asking(each.destination)]
-        self.waiting = sorted(worth, key=lambda each: each.destination.breaker.is_open)
+        self.waiting = [each for each in self.candidates if self._worth_asking(each.destination)]
+        if len(self.waiting) > 1:
+            self.waiting.sort(key=lambda each: each.destination.breaker.is_open)
 
     def is_hopeful(self) -> bool:
         """Whether asking again may help."""
@@ -118,7 +119,8 @@ class Router:
 
         Both are called in the calling thread, one of them once per index, in no order.  A ChunkError from
         `accept` rejects the payload: the next destination is asked, and `accept` may be called again.
-        Any other exception of theirs ends the call.  `deadline` is a value of ``time.monotonic()``.
+        Any other exception of theirs ends the call.  `accept` keeps no payload, but may keep a copy.
+        `deadline` is a value of ``time.monotonic()``.
         """
         self.fetch_batches(ids, lambda batch: [_verdict(accept, *each) for each in batch], fail, deadline)
 
@@ -126,7 +128,7 @@ class Router:
         """The same for a reader that takes several payloads at once.
 
         `judge` gets what has arrived, as (index, payload) pairs, and returns for each None or the ChunkError
-        for which it rejects the payload.
+        for which it rejects the payload.  It must not keep payloads: their memory is used again.
         """
         backoff = Backoff()
         wants = [_Want(index, chunk_id, self._candidates(chunk_id)) for index, chunk_id in enumerate(ids)]
@@ -237,7 +239,7 @@ class Router:
         for pool in self._caches:
             holder = next(pool.holders(digits), None)
             if holder is not None:
-                self._write_back.offer(holder, chunk_id, payload)
+                self._write_back.offer(holder, chunk_id, bytes(payload))  # its memory is used again
 
     def _probe_passed_over(self, want: _Want) -> None:
         """Find out in the background whether a destination that others stand in for is back."""
