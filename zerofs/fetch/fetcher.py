@@ -20,13 +20,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zerofs.chunk.batch import Request, decode_many
-from zerofs.chunk.codec import Codec, cache_name, codec_of
+from zerofs.chunk.codec import Codec, cache_name
 from zerofs.errors import ChunkError, ClosingError, StoreError, StoreTimeoutError, ZerofsError
-from zerofs.fetch.flight import Done, Flight, FlightQueue
-from zerofs.fetch.memory import ChunkMemory
+from zerofs.fetch.flight import MOST_CHUNKS, Done, Flight, FlightQueue
+from zerofs.fetch.memory import ChunkMemory, Decoded
 from zerofs.flist.model import Chunk
 
 if TYPE_CHECKING:
@@ -147,17 +148,19 @@ class Fetcher:
     def request(self, chunks: Iterable[Chunk]) -> int:
         """Fetch `chunks` into the cache when no reader waits; returns how many were accepted."""
         accepted = 0
-        for chunk in chunks:
-            name = _memory_name(chunk)
+        source = iter(chunks)
+        while piece := list(islice(source, MOST_CHUNKS)):
             with self._lock:
-                if self._closing or chunk in self._flights or self._memory.find(name) is not None:
-                    continue
-                flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=False)
-                if not self._queue.add(flight):
-                    break
-                self._enqueued(flight)
-                self._counts["requested"] += 1
-            accepted += 1
+                for chunk in piece:
+                    name = _memory_name(chunk)
+                    if self._closing or chunk in self._flights or self._memory.find(name) is not None:
+                        continue
+                    flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=False)
+                    if not self._queue.add(flight):
+                        return accepted
+                    self._enqueued(flight)
+                    self._counts["requested"] += 1
+                    accepted += 1
         return accepted
 
     def stats(self) -> FetchStats:
@@ -191,14 +194,7 @@ class Fetcher:
         with self._lock:
             self._counts["demanded"] += 1
             found = self._known(chunk, name)
-        if found is None:
-            found = self._from_cache(name)
-        if found is None:
-            with self._lock:
-                found = self._known(chunk, name)
-                if found is None:
-                    found = self._launch(chunk, name)
-        return found
+            return self._launch(chunk, name) if found is None else found
 
     def _known(self, chunk: Chunk, name: bytes) -> bytes | Flight | None:
         """Bytes in memory, or a flight to wait for; raises a remembered failure.  Under the lock."""
@@ -221,18 +217,6 @@ class Fetcher:
                 self._wake_threads()
         return flight
 
-    def _from_cache(self, name: bytes) -> bytes | None:
-        """A copy of what the cache holds: somebody may have put it there since the caller looked."""
-        if self._cache is None:
-            return None
-        with self._cache.snapshot() as snapshot:
-            view = snapshot.find(name)
-            plain = None if view is None else bytes(view)
-        if plain is not None:
-            with self._lock:
-                self._counts["from_cache"] += 1
-        return plain
-
     def _launch(self, chunk: Chunk, name: bytes) -> Flight:
         """Start a flight that somebody waits for.  Under the lock."""
         if self._closing:
@@ -243,7 +227,9 @@ class Fetcher:
         return flight
 
     def _wait(self, flight: Flight) -> bytes:
-        if not flight.wait():
+        with self._lock:
+            waker = flight.waker()
+        if not waker.wait(max(0.0, flight.deadline - time.monotonic())):
             self._time_out(flight)
         if flight.plain is not None:
             return flight.plain
@@ -254,7 +240,7 @@ class Fetcher:
         error = StoreTimeoutError(f"a chunk did not arrive within {self._timeout:g} s")
         with self._lock:
             self._counts["timeouts"] += 1
-        self._land(flight, error=error)
+        self._fail(flight, error)
 
     # -- flights -----------------------------------------------------------------------------
 
@@ -268,25 +254,36 @@ class Fetcher:
             thread = threading.Thread(target=self._run, name=f"fetch-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._work.notify()
+        if self._idle:
+            self._work.notify()
 
-    def _land(self, flight: Flight, *, plain: bytes | None = None, error: ZerofsError | None = None) -> None:
-        """End a flight.  A late result of one that has timed out is kept, a late error is not."""
-        if plain is not None:
-            self._memory.keep(flight.name, plain, cacheable=codec_of(flight.chunk.key) is not Codec.UNKNOWN)
+    def _serve(self, served: Sequence[tuple[Flight, bytes]]) -> None:
+        """End flights with their bytes; what is late for its readers was kept for the next ones."""
         with self._lock:
-            if plain is not None:
+            for flight, plain in served:
                 self._failures.pop(flight.chunk, None)
+                if not flight.landed:
+                    self._end(flight)
+                    flight.land(plain=plain)
+        for flight, _ in served:
+            flight.tell()
+
+    def _fail(self, flight: Flight, error: ZerofsError) -> None:
+        """End a flight with an error, unless it has landed."""
+        with self._lock:
             if flight.landed:
                 return
-            if self._flights.get(flight.chunk) is flight:
-                del self._flights[flight.chunk]
-            if error is not None:
-                self._counts["failures"] += 1
-                if flight.demanded:
-                    self._remember(flight.chunk, error)
-            flight.land(plain=plain, error=error)
+            self._end(flight)
+            self._counts["failures"] += 1
+            if flight.demanded:
+                self._remember(flight.chunk, error)
+            flight.land(error=error)
         flight.tell()
+
+    def _end(self, flight: Flight) -> None:
+        """Take a flight off the table.  Under the lock."""
+        if self._flights.get(flight.chunk) is flight:
+            del self._flights[flight.chunk]
 
     def _remember(self, chunk: Chunk, error: ZerofsError) -> None:
         now = time.monotonic()
@@ -324,14 +321,14 @@ class Fetcher:
 
     def _fetch(self, batch: list[Flight]) -> None:
         """Bring every flight of `batch` to its end."""
-        flights = [flight for flight in batch if not self._settle_early(flight)]
+        flights = self._unsettled(batch)
         error: ZerofsError = StoreError("no store answered for a chunk")
 
         def judge(arrived: Sequence[tuple[int, Payload]]) -> list[ChunkError | None]:
             return self._judge([(flights[index], payload) for index, payload in arrived])
 
         def fail(index: int, error: ZerofsError) -> None:
-            self._land(flights[index], error=error)
+            self._fail(flights[index], error)
 
         try:
             if flights:
@@ -345,22 +342,31 @@ class Fetcher:
             logger.exception("fetching %d chunks failed unexpectedly", len(flights))
         for flight in flights:
             if not flight.landed:
-                self._land(flight, error=error)
+                self._fail(flight, error)
 
-    def _settle_early(self, flight: Flight) -> bool:
-        """Whether a flight needs no fetching: too late, or the chunk has come into the cache by now."""
-        if not flight.demanded:
-            flight.deadline = time.monotonic() + self._timeout
-        elif time.monotonic() >= flight.deadline:
-            return True  # its readers see to it
-        plain = self._from_cache(flight.name)
-        if plain is None:
-            return False
-        with self._lock:
-            if self._flights.pop(flight.chunk, None) is flight:
-                flight.land(plain=plain)
-        flight.tell()
-        return True
+    def _unsettled(self, batch: list[Flight]) -> list[Flight]:
+        """Those to be fetched: not too late, and not in the cache, whoever put them there meanwhile."""
+        now = time.monotonic()
+        for flight in batch:
+            if not flight.demanded:
+                flight.deadline = now + self._timeout
+        flights = [flight for flight in batch if flight.deadline > now]  # readers see to the others
+        if self._cache is None:
+            return flights
+        found: list[tuple[Flight, bytes]] = []
+        lacking: list[Flight] = []
+        with self._cache.snapshot() as snapshot:
+            for flight in flights:
+                view = snapshot.find(flight.name)
+                if view is None:
+                    lacking.append(flight)
+                else:
+                    found.append((flight, bytes(view)))
+        if found:
+            with self._lock:
+                self._counts["from_cache"] += len(found)
+            self._serve(found)
+        return lacking
 
     def _judge(self, arrived: list[tuple[Flight, Payload]]) -> list[ChunkError | None]:
         """Decode and verify payloads that arrived together, and serve them; for each what is wrong with it."""
@@ -369,17 +375,22 @@ class Fetcher:
         requests = [Request(flight.chunk.key, payload, flight.chunk.size) for flight, payload in arrived]
         results = decode_many(requests, allow_unverified=self._allow_unverified)
         verdicts = [result if isinstance(result, ChunkError) else None for result in results]
+        good = [
+            (flight, result)
+            for (flight, _), result in zip(arrived, results, strict=True)
+            if not isinstance(result, ChunkError)
+        ]
         with self._lock:
-            for (_, payload), result in zip(arrived, results, strict=True):
-                if isinstance(result, ChunkError):
-                    self._counts["verify_failures"] += 1
-                else:
-                    self._counts["fetched"] += 1
-                    self._counts["fetched_bytes"] += len(payload)
-                    self._counts["plain_bytes"] += len(result)
-        for (flight, _), result in zip(arrived, results, strict=True):
-            if not isinstance(result, ChunkError):
-                self._land(flight, plain=result)
+            self._counts["verify_failures"] += len(results) - len(good)
+            self._counts["fetched"] += len(good)
+            self._counts["fetched_bytes"] += sum(
+                len(payload) for (_, payload), fault in zip(arrived, verdicts, strict=True) if fault is None
+            )
+            self._counts["plain_bytes"] += sum(len(plain) for _, plain in good)
+        self._memory.keep(
+            Decoded(flight.name, plain, flight.name[0] != Codec.UNKNOWN) for flight, plain in good
+        )
+        self._serve(good)
         self._memory.wait_for_room()
         return verdicts
 

@@ -3,13 +3,12 @@
 Place: `fetcher` makes a :class:`Flight` for a chunk that somebody wants and nobody has, however many
 wait for it; its threads take flights from the :class:`FlightQueue` in batches.
 
-The queue and the fields of a flight are guarded by the fetcher's lock; only waiting is done without it.
+The queue and the fields of a flight are guarded by the fetcher's lock; only `tell` is called without it.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -28,7 +27,18 @@ Done = Callable[[bytes | None, ZerofsError | None], object]
 class Flight:
     """A chunk that is wanted.  It lands with `plain` or with `error`, once."""
 
-    __slots__ = ("_landed", "chunk", "deadline", "demanded", "error", "name", "plain", "taken", "told")
+    __slots__ = (
+        "_waker",
+        "chunk",
+        "deadline",
+        "demanded",
+        "error",
+        "landed",
+        "name",
+        "plain",
+        "taken",
+        "told",
+    )
 
     def __init__(self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool) -> None:
         self.chunk = chunk
@@ -39,17 +49,16 @@ class Flight:
         self.plain: bytes | None = None
         self.error: ZerofsError | None = None
         self.told: list[Done] = []  # to be called once it has landed, without the fetcher's lock
-        self._landed = threading.Event()
-
-    @property
-    def landed(self) -> bool:
-        return self._landed.is_set()
+        self.landed = False
+        self._waker: threading.Event | None = None  # made for the first who waits: few flights have one
 
     def land(self, *, plain: bytes | None = None, error: ZerofsError | None = None) -> None:
         """Wake everybody who waits."""
         self.plain = plain
         self.error = error
-        self._landed.set()
+        self.landed = True
+        if self._waker is not None:
+            self._waker.set()
 
     def tell(self) -> None:
         """Call everybody who asked to be called, each once.  Any thread, without the fetcher's lock."""
@@ -60,9 +69,13 @@ class Flight:
                 return  # another thread was faster
             done(self.plain, self.error)
 
-    def wait(self) -> bool:
-        """Wait until it has landed, at most until its deadline; whether it has."""
-        return self._landed.wait(max(0.0, self.deadline - time.monotonic()))
+    def waker(self) -> threading.Event:
+        """What is set when it lands."""
+        if self._waker is None:
+            self._waker = threading.Event()
+            if self.landed:
+                self._waker.set()
+        return self._waker
 
 
 class FlightQueue:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,14 @@ BATCH_BYTES = 2 << 20  # in one transaction
 BATCH_CHUNKS = 256
 PATIENCE = 5.0  # seconds that a fetch thread waits for a writer that does not move
 CLOSE_PATIENCE = 10.0  # seconds for what is queued when it ends
+
+
+class Decoded(NamedTuple):
+    """A chunk that has arrived."""
+
+    name: bytes
+    plain: bytes
+    cacheable: bool
 
 
 class MemoryStats(NamedTuple):
@@ -61,15 +70,17 @@ class ChunkMemory:
                 self._recent.move_to_end(name)
             return plain
 
-    def keep(self, name: bytes, plain: bytes, *, cacheable: bool) -> None:
-        """Take a decoded chunk.  Does not wait; see `wait_for_room`."""
+    def keep(self, decoded: Iterable[Decoded]) -> None:
+        """Take decoded chunks.  Does not wait; see `wait_for_room`."""
         with self._changed:
-            full = self._stuck and self._pending_bytes >= MOST_PENDING
-            if self._cache is None or not cacheable or full or self._closing:
-                self._keep_recent(name, plain)
-            elif name not in self._pending:
-                self._pending[name] = plain
-                self._pending_bytes += len(plain)
+            for name, plain, cacheable in decoded:
+                full = self._stuck and self._pending_bytes >= MOST_PENDING
+                if self._cache is None or not cacheable or full or self._closing:
+                    self._keep_recent(name, plain)
+                elif name not in self._pending:
+                    self._pending[name] = plain
+                    self._pending_bytes += len(plain)
+            if self._pending:
                 self._start_writer()
                 self._changed.notify_all()
 
