@@ -1,11 +1,12 @@
 """Running scenarios: everything prepared once, samples interleaved, all of it taken down at the end.
 
-Round after round each subject gives one sample, and each round begins with another subject, so that neither a
-slow minute of the machine nor a place in the order favours anybody.
+Round after round each subject gives one sample, and each round has an order of its own (the same in every run), so
+that neither a slow minute of the machine nor a place in the order, nor a neighbour, favours anybody.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -164,8 +165,7 @@ class Bench:
         while pace.goes_on(number, elapsed := time.monotonic() - begun):
             self._report(f"{scenario.name}: round {number + 1}")
             everybody = pace.takes_everybody(number, elapsed)
-            first = number % len(subjects)
-            for subject in subjects[first:] + subjects[:first]:
+            for subject in random.Random(number).sample(subjects, len(subjects)):
                 row = rows[subject.name]
                 if row.failure is None and (everybody or subject.always):
                     with self._failure_noted(rows, subject):
