@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import hiredis
+
 from zerofs.errors import (
     StoreAuthError,
     StoreError,
@@ -25,6 +27,7 @@ STATUS, ERROR, INTEGER, BULK = b"+-:$"
 
 _BUFFER = 64 * 1024  # bytes received at once; more than a line
 _GLANCE = 4 * 1024  # bytes received at once where a long payload is likely to begin
+_PACKED = 4096  # bytes; a longer argument is not copied into its command
 _STEP = 1024 * 1024  # bytes; a longer payload gets its memory while it arrives
 
 
@@ -163,12 +166,14 @@ class Answers:
 
 
 def encode(*arguments: Payload) -> list[Payload]:
-    """A command as pieces to send; a large argument stays a piece of its own, uncopied."""
+    """A command as pieces to send: hiredis packs it, but a large argument stays a piece of its own, uncopied."""
+    if max(map(len, arguments)) <= _PACKED:
+        return [hiredis.pack_command(tuple(map(bytes, arguments)))]  # type: ignore[arg-type]  # its stub wants one
     pieces: list[Payload] = []
     text = bytearray(b"*%d\r\n" % len(arguments))
     for argument in arguments:
         text += b"$%d\r\n" % len(argument)
-        if len(argument) > 4096:
+        if len(argument) > _PACKED:
             pieces += (bytes(text), argument)
             text = bytearray(b"\r\n")
         else:
