@@ -476,6 +476,35 @@ def test_destroy_and_release(kernel: Kernel) -> None:
 # -- many at once ----------------------------------------------------------------------------
 
 
+def test_a_generation_that_ends_while_threads_look_for_chunks(index: Index, chunks: Chunks) -> None:
+    """One thread is in the cache, one waits to go there, and the snapshot that both would use is to end."""
+    chunks.cached = dict(chunks.all)
+    inside, go_on = threading.Event(), threading.Event()
+    find = chunks.find
+
+    def slow(name: bytes, *, verify: bool = True) -> memoryview | None:
+        inside.set()
+        assert go_on.wait(10)
+        return find(name, verify=verify)
+
+    chunks.find = slow  # type: ignore[method-assign]
+    kernel = Kernel(index.map, workers=2, cache=chunks, request=chunks.request)
+    kernel.init()
+    asked = {kernel.send(READ, node(index, name), read_in(0, 4096)) for name in ("big", "short")}
+    assert inside.wait(10)
+    renewal = threading.Thread(target=kernel.engine.renew)
+    time.sleep(0.1)
+    renewal.start()
+    time.sleep(0.1)
+    go_on.set()
+    answers = [kernel.receive() for _ in asked]
+    renewal.join(10)
+    assert {answer.unique for answer in answers} == asked and [answer.error for answer in answers] == [0, 0]
+    kernel.close()
+    kernel.engine.renew()
+    assert chunks.live == 0
+
+
 def test_generations_and_swaps_under_readers(index: Index, chunks: Chunks) -> None:
     """Four workers read while generations end and trees are swapped: every byte is right."""
     chunks.cached = dict(chunks.all)

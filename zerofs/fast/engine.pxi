@@ -764,11 +764,12 @@ cdef class Engine:
                     snapshot.release()  # another thread was faster, or the generation ended
                 else:
                     self.snapshot = snapshot
-            if <void *>view != self.current:
-                return None
             data = NULL
             with self.finding:  # LMDB wants one thread at a time in a transaction
-                found = self.chunks.find(self.snapshot, self.index, number, expected, &data)
+                snapshot = self.snapshot
+                if snapshot is None or <void *>view != self.current:
+                    return None  # while this thread waited for the lock
+                found = self.chunks.find(snapshot, self.index, number, expected, &data)
             if found is None:
                 missing.append(number)
             elif <void *>view != self.current:
