@@ -52,7 +52,9 @@ class FlistNotFoundError(FlistError):
 class FlistFormatError(FlistError):
     """The bytes are not those of any flist generation that is known."""
 
-    hint = "a flist is a tar (plain, gzip, bzip2) of a RocksDB or SQLite database, its directory, or a .fl file"
+    hint = (
+        "a flist is a tar (plain, gzip, bzip2) of a RocksDB or SQLite database, its directory, or a .fl file"
+    )
 
 
 class FlistCorruptError(FlistError):
