@@ -42,10 +42,19 @@ def eventually(condition: Callable[[], bool], what: str, seconds: float = 15.0) 
         time.sleep(0.02)
 
 
-def start(sandbox: Sandbox, image: Image, *options: object, **keywords: object) -> subprocess.Popen[bytes]:
+class Background(subprocess.Popen[bytes]):
+    """A process that a failing test does not wait for."""
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *details)  # type: ignore[arg-type]
+
+
+def start(sandbox: Sandbox, image: Image, *options: object, **keywords: object) -> Background:
     """A mount that nobody waits for."""
     command = [BINARIES / "g8ufs", "--storage-url", f"dir://{image.store}", "--cache", sandbox.path / "cache"]
-    return subprocess.Popen(
+    return Background(
         [*map(os.fspath, [*command, *options, sandbox.directory("mnt")])],  # type: ignore[call-overload]
         **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **keywords},
     )
@@ -357,14 +366,23 @@ def test_a_caller_that_does_not_listen(image: Image, sandbox: Sandbox) -> None:
 
 
 def test_a_limit_on_the_size_of_files(image: Image, sandbox: Sandbox) -> None:
-    """SIGXFSZ, by default the end of a process, is an error like others."""
-    with start(
-        sandbox, image, "--meta", image.flist,
+    """SIGXFSZ, by default the end of a process, is an error like others: chunks are served uncached."""
+    process = start(
+        sandbox, image, "--ro", "--meta", image.flist, stdout=subprocess.PIPE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)),
-    ) as process:  # fmt: skip
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"mount starts\n"
+        source = next(path for path in sorted(image.source.rglob("*")) if path.is_file())
+        assert (sandbox.path / "mnt" / source.relative_to(image.source)).read_bytes() == source.read_bytes()
+        process.terminate()
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 6 and b"File too large" in errors.splitlines()[-1]
-    assert b"Traceback" not in errors
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, errors
+    assert b"File too large" in errors and b"Traceback" not in errors
     assert mounts_below(sandbox.path) == []
     left = [path for path in (sandbox.path / "cache").rglob("*") if path.name.startswith(".")]
     assert left == []
