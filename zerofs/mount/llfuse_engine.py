@@ -10,6 +10,7 @@ requests (12): readahead alone can never keep a `stat` waiting.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -33,12 +34,22 @@ WORKERS = 16
 _END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy and is only detached
 
 
+class _Abandoned(logging.Filter):
+    """Drops llfuse's complaint about an answer that nobody waits for any more: its reader was killed, or unmounted."""
+
+    _GONE = os.strerror(errno.ENOENT)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (str(record.msg).endswith("fuse_reply_* failed with %s") and record.args == (self._GONE,))
+
+
 class LlfuseEngine:
     """One FUSE mount; see `zerofs.mount.engine`."""
 
     def __init__(self, served: Served, mountpoint: Path, options: set[str]) -> None:
         import llfuse
 
+        logging.getLogger("llfuse").addFilter(_Abandoned())
         self._served = served
         self._operations = Operations(
             served.tree.map,
