@@ -92,7 +92,6 @@ cdef extern from "fuse_wire.h" nogil:
     void zerofs_store_pointer(void **place, void *value) noexcept
     uint32_t zerofs_load(const uint32_t *place) noexcept
     void zerofs_store(uint32_t *place, uint32_t value) noexcept
-    void zerofs_add(uint64_t *place, uint64_t value) noexcept
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -181,10 +180,6 @@ cdef class Engine:
     cdef int worker_count
     cdef bint opens_itself  # the kernel takes ENOSYS for an answer to OPEN and OPENDIR
     cdef readonly bint resends  # the kernel can be asked to send requests again
-    cdef uint64_t read_count
-    cdef uint64_t read_bytes
-    cdef uint64_t park_count
-    cdef uint64_t fail_count
 
     def __cinit__(self, int channel, IndexMap index not None, *, cache, cache_name, request, report, kill_pending,
                   uint64_t total_size=0):
@@ -668,13 +663,10 @@ cdef class Engine:
             return
         size = min(size, node.size - offset)
         if node.block_size == 0 or (offset + size - 1) // node.block_size >= node.count:
-            zerofs_add(&self.fail_count, 1)
             self._error(unique, EIO)
             self._leave(worker)
             self._report_hole(row)
             return
-        zerofs_add(&self.read_count, 1)
-        zerofs_add(&self.read_bytes, size)
         while True:
             error = self._send_mapped(view, node, unique, offset, size)
             if error >= 0:
@@ -731,12 +723,10 @@ cdef class Engine:
             parked.unique, parked.pid, parked.row, parked.offset, parked.size = unique, pid, row, offset, size
             parked.plain = {}
             self.parked[unique] = parked
-            self.park_count += 1
             self._request(parked, missing)
             return 0
         except BaseException:
             log.exception("preparing a read")
-            self.fail_count += 1
             self._error(unique, EIO)
             return -1
 
@@ -800,7 +790,6 @@ cdef class Engine:
         if self.parked.pop(parked.unique, None) is None:
             return  # answered meanwhile: its reader is being killed
         if parked.failed or not self._send_parked(parked):
-            self.fail_count += 1
             self._error(parked.unique, EIO)
 
     cdef bint _send_parked(self, _Parked parked) except -1:
@@ -887,11 +876,6 @@ cdef class Engine:
         while self.parked:
             _, parked = self.parked.popitem()
             self._error(parked.unique, EIO)
-
-    def counters(self) -> dict:
-        """What was asked for: reads, their bytes, those that had to wait, those that failed."""
-        return {"reads": self.read_count, "bytes": self.read_bytes, "waited": self.park_count,
-                "failed": self.fail_count}
 
 
 cdef void _fill_attributes(const Tables *tables, uint64_t row, fuse_attr *attributes) noexcept nogil:

@@ -68,10 +68,6 @@ cdef class Operations:
     cdef object Error
     cdef object lock
     cdef uint64_t total_size
-    cdef readonly uint64_t reads
-    cdef readonly uint64_t bytes_read
-    cdef readonly uint64_t cache_hits
-    cdef readonly uint64_t failed_reads
 
     def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, report, binding,
                   uint64_t total_size=0):
@@ -241,8 +237,6 @@ cdef class Operations:
         if offset >= node.size or size == 0:
             return b""
         size = min(size, node.size - offset)
-        self.reads += 1
-        self.bytes_read += size
         if node.block_size == 0:
             self._fail(_hole(row))
         first = offset // node.block_size
@@ -254,7 +248,6 @@ cdef class Operations:
         return self._assemble(index, node, offset, size, first, last)
 
     cdef _fail(self, reason):
-        self.failed_reads += 1
         if reason is not None:
             self.report(reason)
         raise self._error(EIO)
@@ -282,7 +275,6 @@ cdef class Operations:
         cdef uint64_t expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
         piece = self._cached(index, number, expected, start, length)
         if piece is not None:
-            self.cache_hits += 1
             return piece
         self.lock.release()
         try:

@@ -41,6 +41,4 @@ static inline void zerofs_count(uint32_t *place, int32_t change)
     while (!__atomic_compare_exchange_n(place, &now, then, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
 }
 
-static inline void zerofs_add(uint64_t *place, uint64_t value) { __atomic_fetch_add(place, value, __ATOMIC_RELAXED); }
-
 #endif
