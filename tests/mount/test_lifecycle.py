@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -92,6 +93,41 @@ def test_a_busy_mount_is_detached(
         finally:
             with contextlib.suppress(OSError):  # nobody is there to be told of the close
                 os.close(held)
+
+
+def test_readers_of_a_detached_mount_lose_it_and_nothing_else_happens(
+    image: Image, mounted: Callable[..., MountProcess], sandbox: Sandbox
+) -> None:
+    """They go on asking while everything that answers them is taken down: the process still ends as it should."""
+    for _ in range(3):
+        mount = mounted(image, "--ro", "--cache", sandbox.path / "cache")
+        held = [os.open(mount.target / name, os.O_RDONLY) for name in CONTENT]
+        readers = [threading.Thread(target=_read_until_it_is_gone, args=(held, seed)) for seed in range(6)]
+        try:
+            for reader in readers:
+                reader.start()
+            time.sleep(0.1)
+            assert mount.stop() == 0
+            for reader in readers:
+                reader.join(10)
+                assert not reader.is_alive()
+        finally:
+            for descriptor in held:
+                with contextlib.suppress(OSError):  # nobody is there to be told of the close
+                    os.close(descriptor)
+
+
+def _read_until_it_is_gone(descriptors: list[int], seed: int) -> None:
+    chance = random.Random(seed)
+    while True:
+        descriptor = chance.choice(descriptors)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.pread(descriptor, 100_000, 0)
+        except OSError as error:
+            if error.errno != errno.EIO:  # what is not in the cache cannot be had any more
+                assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+                return
 
 
 def test_a_namespace_that_holds_the_mount_keeps_it(

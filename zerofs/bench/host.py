@@ -40,14 +40,21 @@ def kernel_has(file_system: str) -> bool:
 
 def command(*argv: str | os.PathLike[str]) -> str:
     """Run a program to its end; returns what it printed.  The last line that it said is the error where it fails."""
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
     except FileNotFoundError:
         raise MountError(f"{os.fspath(argv[0])} is not installed", hint="make build installs it") from None
-    if done.returncode:
-        said = ((done.stderr or done.stdout).strip().splitlines() or ["it said nothing"])[-1]
-        raise MountError(f"{os.fspath(argv[0])} ended with status {done.returncode}: {said}", hint="")
-    return done.stdout
+    try:
+        output, errors = process.communicate()
+    except BaseException:
+        process.kill()
+        process.communicate()  # to its very end: what it was about to mount has to be taken down after it
+        raise
+    if process.returncode:
+        said = ((errors or output).strip().splitlines() or ["it said nothing"])[-1]
+        raise MountError(f"{os.fspath(argv[0])} ended with status {process.returncode}: {said}", hint="")
+    return output
 
 
 def own_memory(pid: int) -> float:

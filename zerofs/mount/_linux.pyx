@@ -76,6 +76,16 @@ cdef extern from *:
     """
     int zerofs_open_beneath(int dir_fd, const char *name, int flags) nogil
 
+# The C library has tgkill() since glibc 2.30 only.
+cdef extern from *:
+    """
+    static int zerofs_tgkill(int thread, int number)
+    {
+        return (int)syscall(SYS_tgkill, getpid(), thread, number);
+    }
+    """
+    int zerofs_tgkill(int thread, int number) nogil
+
 cdef extern from "<unistd.h>" nogil:
     ssize_t c_read "read"(int fd, void *buffer, size_t count)
 
@@ -176,6 +186,12 @@ def open_beneath(int dir_fd, name, int flags) -> int:
     if fd < 0:
         _fail(number, os.fsdecode(name_bytes))
     return fd
+
+
+def tgkill(int thread, int number) -> None:
+    """Send the signal `number` to one thread of this process, by its kernel's id."""
+    if zerofs_tgkill(thread, number) != 0:
+        _fail(errno, None)
 
 
 def inotify_init() -> int:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from zerofs.errors import MountError
 from zerofs.mount import mountinfo, notify
+from zerofs.mount._linux import tgkill
 from zerofs.mount.unmount import unmount
 
 log = logging.getLogger(__name__)
 
+_CUT_PAUSE = 0.005  # seconds between two interruptions: a thread may have been about to read
 READAHEAD_KIB = 1024  # two chunks ahead; the kernel's default of 128 KiB caps sequential reads
 
 
@@ -43,6 +48,8 @@ class Channel:
                 f"cannot mount at {mountpoint}: {reason}",
                 hint="check the permissions, and that fusermount is installed where you are not root",
             )
+        # `cut` interrupts threads by it, and llfuse ends its workers so; without a handler it would end the process
+        signal.signal(signal.SIGUSR1, lambda *_: None)
         self._mount = mountinfo.top(mountpoint)
         (self.descriptor,) = notify.channels() - before
         self.notifier = notify.Notifier(self.descriptor)
@@ -64,11 +71,34 @@ class Channel:
         elif self._mount in mountinfo.read():
             log.warning("%s: something is mounted over the flist, which stays", self.mountpoint)
 
+    def cut(self, *, ended: Callable[[], bool]) -> None:
+        """End the session of a detached mount that still has users, and wait until `ended`.
+
+        The descriptor gets another file, and every thread that waits in the old one is interrupted: with the
+        last of them the kernel ends the connection, and its users are told ENOTCONN.
+        """
+        log.info("%s still has users, who lose it now", self.mountpoint)
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nothing, self.descriptor, inheritable=False)
+        os.close(nothing)
+        with _captured_stderr():  # of what libfuse prints about an end that it does not know
+            while not ended():
+                _interrupt_other_threads()
+                time.sleep(_CUT_PAUSE)
+
     def close(self) -> None:
         """End the session; nobody may use the descriptor any more."""
         import llfuse
 
         llfuse.close(unmount=False)
+
+
+def _interrupt_other_threads() -> None:
+    """Have their system calls end with EINTR; Python's own are resumed, and so are llfuse's and libfuse's."""
+    for entry in Path("/proc/self/task").iterdir():
+        if (thread := int(entry.name)) != threading.get_native_id():
+            with contextlib.suppress(ProcessLookupError):
+                tgkill(thread, signal.SIGUSR1)
 
 
 def _check_device() -> None:

@@ -129,12 +129,14 @@ class FastEngine:
         deadline = time.monotonic() + _END_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        if any(thread.is_alive() for thread in self._threads):
-            log.info("%s still has users, who lose it now", self._channel.mountpoint)
-            return  # the threads still read from the channel
+        if self._is_served():
+            self._channel.cut(ended=lambda: not self._is_served())
         with self._change:
             self._engine.renew()
         self._channel.close()
+
+    def _is_served(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
 
 
 def _kill_pending(process: int) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -66,8 +65,6 @@ class LlfuseEngine:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        # llfuse ends its workers with SIGUSR1, which without a handler would end the process
-        signal.signal(signal.SIGUSR1, lambda *_: None)
         self._thread = threading.Thread(target=self._serve, name="llfuse", daemon=True)
         self._thread.start()
         self._channel.raise_readahead()
@@ -104,7 +101,10 @@ class LlfuseEngine:
     def close(self) -> None:
         if self._thread is not None:
             self._thread.join(_END_TIMEOUT)
-            if self._thread.is_alive():
-                log.info("%s still has users, who lose it now", self._channel.mountpoint)
-                return  # the session still runs: tearing it down under its workers would crash
+            if self._is_served():
+                logging.getLogger("llfuse").disabled = True  # it cannot know that this end is meant
+                self._channel.cut(ended=lambda: not self._is_served())
         self._channel.close()
+
+    def _is_served(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
