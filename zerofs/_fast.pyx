@@ -5,6 +5,7 @@ Role: arithmetic on typed memory, without the GIL where it lasts.  It parses no 
 and decides no policy.  One extension, a file for each idea:
 
 - ``fast/cipher.pxi``: the chunk cipher;
+- ``fast/guarded.pxi``: mapped files whose pages the disk may fail to give (`GuardedMap`);
 - ``fast/index.pxi``: the mapped index (`IndexMap`);
 - ``fast/chunks.pxi``: cached chunks, found by number;
 - ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
@@ -29,7 +30,7 @@ from binascii import hexlify
 from functools import partial
 from threading import Lock
 
-from zerofs.errors import ChunkCorruptError, ChunkError, ZerofsError
+from zerofs.errors import ChunkCorruptError, ChunkError, FlistCorruptError, ZerofsError
 
 cdef extern from "xxtea.h" nogil:
     void zerofs_xxtea_encrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
@@ -40,6 +41,7 @@ cdef extern from "fuse_wire.h" nogil:
     void zerofs_count(uint32_t *place, int32_t change) noexcept
 
 include "fast/cipher.pxi"
+include "fast/guarded.pxi"
 include "fast/index.pxi"
 include "fast/chunks.pxi"
 include "fast/lingering.pxi"

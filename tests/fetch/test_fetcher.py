@@ -459,7 +459,7 @@ class SlowCache:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def find(self, name: bytes) -> None:
+    def read(self, name: bytes) -> None:
         return None
 
     def put_many(self, entries: Sequence[tuple[bytes, bytes]]) -> int:

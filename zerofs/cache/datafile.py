@@ -10,19 +10,24 @@ LMDB's own settings: no ``writemap``, so the file grows as pages are used; no ``
 that reached the kernel outlives this process whatever ends it, and a host that goes down is noticed (see
 `directory`).  Read transactions that end are kept by py-lmdb for reuse, reset, and so pin no snapshot.
 
-SIGBUS: a page of the map that the disk cannot give, or that was cut off the file while it is mapped,
-ends the process that touches it.  Against it: a file shorter than its tree says is not trusted, all pages
-that a tree leads to were written before (never mapped sparse), and LMDB's lock file gets its space in
-advance.  Against a truncation while it is mapped, or a disk that loses sectors, nothing here helps.
+SIGBUS: touching a page of the map that the disk cannot give, or that was cut off the file, would end the
+process.  Against it the map is guarded (`zerofs._fast.GuardedMap`): such a page reads as zeros and is
+counted, and what is handed out for the kernel to read lies in a second mapping that has no such pages.  Besides, a
+file shorter than its tree says is not trusted, all pages that a tree leads to were written before (never
+mapped sparse), and LMDB's lock file gets its space in advance.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import lmdb
 
+from zerofs._fast import GuardedMap, take_fault
 from zerofs.cache.directory import CacheDirectory
 from zerofs.cache.entry import LAYOUT
 
@@ -37,6 +42,10 @@ class UntrustedError(Exception):
     """The file must not be used; says why."""
 
 
+class LostPageError(Exception):
+    """The disk cannot give a page of the trees."""
+
+
 class Mapped(NamedTuple):
     """An open file.  Databases are handles within its environment."""
 
@@ -46,10 +55,38 @@ class Mapped(NamedTuple):
     order: lmdb._Database
     inode: int
     page_size: int  # bytes
+    guard: GuardedMap | None  # None: this kernel cannot map it twice
+    path: Path
 
     def used(self) -> int:
         """Bytes of the file up to the last page that ever was in use."""
         return (self.env.info()["last_pgno"] + 1) * self.page_size
+
+    @contextlib.contextmanager
+    def writing(self, database: lmdb._Database) -> Iterator[lmdb.Transaction[Any]]:
+        """A write transaction; raises LostPageError where pages were cut off, or one that it read may have been zeros.
+
+        Nothing is committed then, unless the commit itself came across the page: the file must not be used any more.
+        """
+        try:
+            missing = _missing_pages(self.path, self.env, self.page_size)
+        except FileNotFoundError:  # set aside by another process
+            raise LostPageError from None
+        if missing > _UNWRITTEN_TAIL:
+            raise LostPageError  # writing would make holes, which read as zeros, of pages that are missed by now
+        take_fault()
+        with self.env.begin(database, write=True, buffers=True) as transaction:
+            yield transaction
+            if take_fault():
+                raise LostPageError
+        if take_fault():
+            raise LostPageError
+
+    def close(self) -> None:
+        """Unmap it.  No view may be out."""
+        if self.guard is not None:
+            self.guard.close()
+        self.env.close()
 
 
 def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
@@ -74,12 +111,34 @@ def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
         )
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
         raise UntrustedError(f"data.mdb is damaged ({error})") from error
+    guard = None
     try:
+        guard = _guard(directory.data)
         _check_length(directory, env)  # before any page of its trees is touched
-        return _check_layout(directory, env)
+        take_fault()
+        mapped = _check_layout(directory, env, guard)
+        if take_fault():
+            raise UntrustedError("the disk cannot give a page of data.mdb")
     except BaseException:
+        if guard is not None:
+            guard.close()
         env.close()
         raise
+    return mapped
+
+
+def _guard(data: Path) -> GuardedMap | None:
+    """Guard the map that LMDB has just made of `data`; LMDB does not say where it is, the kernel does."""
+    inode = data.stat().st_ino
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, access, offset, _, number, *_ = line.split()
+        if int(number) == inode and access == "r--s" and int(offset, 16) == 0:
+            start, end = (int(bound, 16) for bound in span.split("-"))
+            try:
+                return GuardedMap(address=start, size=end - start)
+            except OSError:
+                return None
+    return None
 
 
 def _is_own_file(directory: CacheDirectory) -> bool:
@@ -90,16 +149,21 @@ def _is_own_file(directory: CacheDirectory) -> bool:
 
 def _check_length(directory: CacheDirectory, env: lmdb.Environment) -> None:
     """Refuse a truncated file; give a few pages that LMDB never wrote a place on the disk."""
-    size = directory.data.stat().st_size
     page_size = env.stat()["psize"]
-    missing = env.info()["last_pgno"] + 1 - size // page_size
+    missing = _missing_pages(directory.data, env, page_size)
     if missing > _UNWRITTEN_TAIL:
         raise UntrustedError("data.mdb was truncated")
     if missing > 0:
-        os.truncate(directory.data, size + missing * page_size)
+        os.truncate(directory.data, directory.data.stat().st_size + missing * page_size)
 
 
-def _check_layout(directory: CacheDirectory, env: lmdb.Environment) -> Mapped:
+def _missing_pages(data: Path, env: lmdb.Environment, page_size: int) -> int:
+    """How many pages the trees count that the file does not have."""
+    last: int = env.info()["last_pgno"]
+    return last + 1 - data.stat().st_size // page_size
+
+
+def _check_layout(directory: CacheDirectory, env: lmdb.Environment, guard: GuardedMap | None) -> Mapped:
     try:
         env.reader_check()
         stat = env.stat()
@@ -117,4 +181,6 @@ def _check_layout(directory: CacheDirectory, env: lmdb.Environment) -> Mapped:
         raise
     except lmdb.Error as error:
         raise UntrustedError(f"data.mdb is damaged ({error})") from error
-    return Mapped(env, meta, chunks, order, directory.data.stat().st_ino, stat["psize"])
+    return Mapped(
+        env, meta, chunks, order, directory.data.stat().st_ino, stat["psize"], guard, directory.data
+    )

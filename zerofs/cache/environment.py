@@ -101,6 +101,10 @@ class Environment:
             self._resume_writes = time.monotonic() + PAUSE
         self.warn_once(type(error).__name__, f"not used for now: {error}")
 
+    def lost_page(self, mapped: Mapped) -> None:
+        """A page of the trees cannot be had: nothing that was read since it was touched can be trusted."""
+        self.replace(mapped, "the disk cannot give a page of data.mdb")
+
     def warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
@@ -144,7 +148,7 @@ class Environment:
                 _never_closed.append(self)
             else:
                 for each in (*self._retired, *([mapped] if mapped is not None else [])):
-                    each.env.close()
+                    each.close()
             self.directory.leave(synced=synced)
 
     def _join_and_open(self, map_size: int) -> Mapped | None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 
 import lmdb
 
+from zerofs._fast import take_fault
 from zerofs.cache import entry, environment
 from zerofs.cache.datafile import Mapped
 from zerofs.cache.environment import Environment
@@ -87,7 +88,7 @@ class ChunkCache:
     def has_many(self, names: Sequence[bytes]) -> list[bool]:
         """Which of `names` are there, unverified."""
         with self.snapshot() as snapshot:
-            return [snapshot.find(name, verify=False) is not None for name in names]
+            return [snapshot.holds(name) for name in names]
 
     def put_many(self, entries: Iterable[Named]) -> int:
         """Store (name, plain bytes) pairs; returns how many of them are in the cache afterwards.
@@ -153,22 +154,75 @@ class Snapshot:
     def find(self, name: bytes, *, verify: bool = True) -> memoryview | None:
         """The plain bytes under `name` as a view of the map, or None.
 
-        `verify` reads all of them once against their checksum; without it only the header is checked.
+        The view is for the kernel: hand it to a system call, which fails with EFAULT where the disk cannot give a
+        page of it.  `verify` reads all of them once against their checksum; without it only the header is checked.
         """
+        plain = self._look_up(name, verify=verify)
+        if plain is None or self._mapped is None or self._mapped.guard is None:
+            return plain
+        return self._mapped.guard.for_kernel(plain)
+
+    def read(self, name: bytes) -> bytes | None:
+        """A verified copy of the plain bytes under `name`, or None."""
+        plain = self._look_up(name, verify=True)
+        if plain is None:
+            return None
+        copy = bytes(plain)
+        fault = take_fault()
+        if fault:
+            self._lost_page(name, plain, fault)
+            return None
+        return copy
+
+    def is_readable(self, found: memoryview) -> bool:
+        """Whether the disk gives every page of what `find` found, as far as it was not in memory already."""
+        guard = None if self._mapped is None else self._mapped.guard
+        if guard is None:
+            return True
+        take_fault()
+        guard.touch(found)
+        if not take_fault():
+            return True
+        guard.restore()
+        return False
+
+    def holds(self, name: bytes) -> bool:
+        """Whether there is something under `name`, unverified."""
+        return self._look_up(name, verify=False) is not None
+
+    def _look_up(self, name: bytes, *, verify: bool) -> memoryview | None:
+        """What `find` finds, in the guarded map."""
         if self._transaction is None or self._mapped is None:
             return None
+        take_fault()
+        value = plain = trouble = None
         try:
             value = self._transaction.get(name)
-            return None if value is None else entry.unpack(name, value, verify=verify)
-        except entry.DamagedEntryError:
-            self._cache._condemn(name)
-        except entry.ForeignEntryError:
-            self._environment.replace(self._mapped, "an entry lies where another belongs")
+            plain = None if value is None else entry.unpack(name, value, verify=verify)
         except lmdb.BadValsizeError:
-            pass  # longer than any name in the cache
-        except lmdb.Error as error:
-            self._environment.trouble(self._mapped, error)
-        return None
+            return None  # longer than any name in the cache
+        except (entry.DamagedEntryError, entry.ForeignEntryError, lmdb.Error) as error:
+            trouble = error
+        fault = take_fault()
+        if fault:
+            self._lost_page(name, value, fault)
+            return None
+        if isinstance(trouble, entry.DamagedEntryError):
+            self._cache._condemn(name)
+        elif isinstance(trouble, entry.ForeignEntryError):
+            self._environment.replace(self._mapped, "an entry lies where another belongs")
+        elif trouble is not None:
+            self._environment.trouble(self._mapped, trouble)
+        return plain
+
+    def _lost_page(self, name: bytes, value: memoryview | None, fault: int) -> None:
+        """The disk cannot give the page at `fault`: one of the entry's own, or one of the trees that led to it."""
+        assert self._mapped is not None and self._mapped.guard is not None
+        if value is not None and self._mapped.guard.holds(value, fault):
+            self._mapped.guard.restore()
+            self._cache._condemn(name)
+        else:
+            self._environment.lost_page(self._mapped)
 
     def release(self) -> None:
         """End the snapshot, and with it all views that it gave."""

@@ -19,7 +19,7 @@ from typing import Any
 import lmdb
 
 from zerofs.cache import entry
-from zerofs.cache.datafile import Mapped
+from zerofs.cache.datafile import LostPageError, Mapped
 from zerofs.cache.environment import Environment
 
 RESERVE = 32  # pages
@@ -84,6 +84,9 @@ class Writer:
             return write(mapped, *arguments)
         except lmdb.MapFullError:
             return None
+        except LostPageError:
+            self._environment.lost_page(mapped)
+            return 0
         except (lmdb.Error, OSError) as error:
             self._environment.trouble(mapped, error)
             return 0
@@ -92,12 +95,12 @@ class Writer:
         """Drop them a few at a time: each transaction has to do with the reserve."""
         while self._condemned:
             group = list(islice(self._condemned, DROP_TOGETHER))
-            with mapped.env.begin(mapped.chunks, write=True, buffers=True) as transaction:
+            with mapped.writing(mapped.chunks) as transaction:
                 freed = sum(_delete(transaction, mapped, name) for name in group)
             self._condemned.difference_update(group)
             if freed:
                 # LMDB gives pages out again only two transactions after they were freed.
-                with mapped.env.begin(mapped.meta, write=True) as transaction:
+                with mapped.writing(mapped.meta) as transaction:
                     transaction.put(b"dropped", time.time_ns().to_bytes(8, "big"))
                 self._freed += freed
                 self.full = False
@@ -108,7 +111,7 @@ class Writer:
         if not self._fits(mapped, piece):
             return None
         added = 0
-        with mapped.env.begin(mapped.chunks, write=True, buffers=True) as transaction:
+        with mapped.writing(mapped.chunks) as transaction:
             sequence = _last_sequence(transaction, mapped)
             for name, plain in piece:
                 if transaction.get(name) is None:

@@ -40,18 +40,35 @@ cdef class CachedChunks:
         self.count = count
         return 0
 
+    cdef bytes _name(self, IndexMap index, uint32_t number):
+        """The name of a chunk in the cache; None where a page of the index cannot be had."""
+        cdef bytes name = self.names[number]
+        if name is None:
+            name = self.cache_name(index.key_of(number))
+            if not index.is_whole():
+                return None
+            self.names[number] = name
+        return name
+
+    cdef bytes copy(self, snapshot, IndexMap index, uint32_t number, uint64_t expected):
+        """The chunk's `expected` bytes, or None where they are not there."""
+        cdef bytes name = self._name(index, number)
+        cdef bytes plain = None if name is None else snapshot.read(name)
+        return None if plain is None or <uint64_t>PyBytes_GET_SIZE(plain) != expected else plain
+
     cdef object find(self, snapshot, IndexMap index, uint32_t number, uint64_t expected, const char **data):
         """A view of the chunk's `expected` bytes, their address in `data`; None where they are not there.
 
-        The view, and the address, are valid as long as `snapshot` is not released.
+        The view, and the address, are valid as long as `snapshot` is not released, and for the kernel to read: touched
+        here, a page that the disk cannot give would end the process.
         """
         cdef Py_buffer view
         cdef uintptr_t address = 0
         cdef uint64_t size = 0
         cdef uintptr_t sound = self.checked[number]
-        name = self.names[number]
+        name = self._name(index, number)
         if name is None:
-            name = self.names[number] = self.cache_name(index.key_of(number))
+            return None
         found = snapshot.find(name, verify=sound == 0)
         if found is None:
             return None

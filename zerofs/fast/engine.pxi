@@ -12,7 +12,11 @@
 # when it carries the generation of the view; its address lies in LMDB's map and holds its bytes as long as
 # the generation's snapshot, which is released after the last reader of the generation has left.
 # Generations end within a second or two (`renew`), so no snapshot pins old pages for long; an idle mount
-# has none.  A page that the disk cannot give makes the gathered write fail with EFAULT: the read is EIO.
+# has none.
+#
+# Pages that the disk cannot give.  The chunk table points into the mapping for the kernel (`GuardedMap`): the gathered
+# write fails with EFAULT, the kernel asks a second time, and then the chunk is checked, found bad and fetched.  A page of the index reads as zeros, which are in no answer: after such a
+# fault `_send` says EIO to everybody, until `mend` has put the file's pages back while no thread works with a view.
 
 cdef extern from "fuse_wire.h" nogil:
     struct fuse_in_header:
@@ -178,6 +182,8 @@ cdef class Engine:
     cdef void *current  # the View
     cdef Worker workers[MOST_WORKERS]
     cdef int worker_count
+    cdef int guard  # the number of the index's guarded mapping, or -1
+    cdef uint32_t mended  # its faults that `mend` has dealt with
     cdef bint opens_itself  # the kernel takes ENOSYS for an answer to OPEN and OPENDIR
     cdef readonly bint resends  # the kernel can be asked to send requests again
 
@@ -192,6 +198,7 @@ cdef class Engine:
         self.finding = Lock()
         self.parked = {}
         self.current = NULL
+        self.guard = -1
         self.swap(index, total_size)
 
     def __dealloc__(self):
@@ -233,7 +240,23 @@ cdef class Engine:
             free(old)
         self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
+        self.guard = -1 if index.guard is None else index.guard.number
+        self.mended = index.faults()
         self._make_current(view)
+
+    def mend(self):
+        """Try pages of the index again that the disk could not give: until then every request is answered with EIO."""
+        cdef View *view = <View *>self.current
+        if self.index.is_whole():
+            return False
+        self.report(_unreadable())
+        self._make_current(NULL)  # no thread has read a page of zeros, and not looked yet, when this returns
+        try:
+            self.index.guard.restore()
+            self.mended = self.index.faults()
+        finally:
+            self._make_current(view)
+        return True
 
     def renew(self):
         """End the generation, if anything was found in the cache in it; True where that was so."""
@@ -366,6 +389,8 @@ cdef class Engine:
         cdef fuse_out_header header
         cdef size_t total = sizeof(fuse_out_header)
         cdef int i
+        if self.guard >= 0 and zerofs_faults(self.guard) != self.mended:
+            error, count = EIO, 1  # what the answer was made of may have been zeros
         for i in range(1, count):
             total += pieces[i].iov_len
         header.len = <uint32_t>total
@@ -651,7 +676,8 @@ cdef class Engine:
         cdef fuse_read_in *asked = <fuse_read_in *>request.body
         cdef uint64_t unique = request.header.unique
         cdef uint64_t offset = asked.offset, size = asked.size
-        cdef const NodeRow *node = &view.tables.nodes[row]
+        cdef NodeRow copy = view.tables.nodes[row]  # checked once, whatever becomes of its page
+        cdef const NodeRow *node = &copy
         cdef int ready, error
         if node.mode & TYPE_MASK != TYPE_FILE or size > MOST_READ:
             self._error(unique, EISDIR if node.mode & TYPE_MASK == TYPE_DIR else EINVAL)
@@ -670,16 +696,20 @@ cdef class Engine:
         while True:
             error = self._send_mapped(view, node, unique, offset, size)
             if error >= 0:
+                if error == EFAULT:  # the disk cannot give a page of the cache, and the kernel has made EIO of it
+                    self._forget_chunks(view, node, offset, size)
                 self._leave(worker)
-                if error == EFAULT:  # the disk could not give a page of the map
-                    self._error(unique, EIO)
                 return
             ready = self._prepare(view, row, unique, request.header.pid, offset, size)
             self._leave(worker)
             if ready <= 0:
                 return  # parked, or failed and answered
             view = self._enter(worker)  # where the generation ended meanwhile this is the next one
-            node = &view.tables.nodes[row]
+            copy = view.tables.nodes[row]
+            if copy.block_size == 0:
+                self._error(unique, EIO)
+                self._leave(worker)
+                return
 
     cdef void _report_hole(self, uint64_t row) noexcept with gil:
         try:
@@ -709,11 +739,23 @@ cdef class Engine:
             done += length
         return self._send(unique, 0, pieces, count)
 
+    cdef void _forget_chunks(self, View *view, const NodeRow *node, uint64_t offset, uint64_t size) noexcept with gil:
+        """Have the chunks of a read looked up and checked once more: the kernel asks twice before it gives up."""
+        cdef uint64_t position
+        cdef uint32_t number
+        for position in range(offset // node.block_size, (offset + size - 1) // node.block_size + 1):
+            number = view.tables.refs[node.first + position]
+            self.chunks.checked[number] = 0
+            zerofs_store(&view.slots[number].generation, 0)
+
     cdef int _prepare(self, View *view, uint64_t row, uint64_t unique, uint32_t pid, uint64_t offset,
                       uint64_t size) noexcept with gil:
         """Find the chunks of a read in the cache: 1 all are there, 0 the read is parked, -1 it failed."""
         cdef _Parked parked
         try:
+            if not self.index.is_whole():
+                self._error(unique, EIO)
+                return -1
             missing = self._find(view, row, offset, size)
             if missing is None:
                 return 1  # the generation ended: try again in the next
@@ -732,13 +774,15 @@ cdef class Engine:
 
     cdef object _find(self, View *view, uint64_t row, uint64_t offset, uint64_t size):
         """Put the chunks of a read into the table; those that are not in the cache, or None: the generation ended."""
-        cdef const NodeRow *node = &view.tables.nodes[row]
+        cdef NodeRow node = view.tables.nodes[row]
         cdef uint64_t position
         cdef uint64_t expected
         cdef uint32_t number
         cdef const char *data
         cdef Slot *slot
         missing = []
+        if node.block_size == 0:
+            return None  # it was there a moment ago: its page cannot be had
         for position in range(offset // node.block_size, (offset + size - 1) // node.block_size + 1):
             number = view.tables.refs[node.first + position]
             expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
@@ -795,7 +839,8 @@ cdef class Engine:
     cdef bint _send_parked(self, _Parked parked) except -1:
         """Answer a read from the chunks that came for it, and from the cache; False: it cannot be had."""
         cdef IndexMap index = self.index
-        cdef const NodeRow *node = &index.tables.nodes[parked.row]
+        cdef NodeRow node = index.tables.nodes[parked.row]
+        cdef uint32_t faults = index.faults()
         cdef iovec pieces[MOST_PIECES]
         cdef Py_buffer view
         cdef uint64_t done = 0, position, start, length, expected
@@ -805,7 +850,10 @@ cdef class Engine:
         snapshot = None if self.chunks.cache is None else self.chunks.cache.snapshot()
         held = []
         missing = []
+        numbers = []
         try:
+            if node.block_size == 0 or not index.is_whole():
+                return False
             while done < parked.size:
                 position = (parked.offset + done) // node.block_size
                 start = parked.offset + done - position * node.block_size
@@ -827,6 +875,7 @@ cdef class Engine:
                     missing.append(number)
                 else:
                     held.append(plain)
+                    numbers.append(number)
                     pieces[count].iov_base = <void *>(data + start)
                     pieces[count].iov_len = length
                     count += 1
@@ -837,9 +886,14 @@ cdef class Engine:
                 self.parked[parked.unique] = parked
                 self._request(parked, missing)
                 return True
+            if index.faults() != faults:
+                return False  # counted, since `mend` may have come between
             with nogil:
                 error = self._send(parked.unique, 0, pieces, count)
-            return error != EFAULT
+            if error == EFAULT:  # the kernel has made EIO of it, and asks once more
+                for number in numbers:
+                    self.chunks.checked[number] = 0
+            return True
         finally:
             if snapshot is not None:
                 snapshot.release()

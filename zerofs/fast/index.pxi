@@ -150,14 +150,18 @@ cdef class IndexMap:
     and chunks.  Every number in the tables is checked here, once, so that nothing that the tables say
     leads outside the buffer afterwards: ValueError names what does not fit.  Rows are positions in the
     table of nodes, 0 is the root; the tables never change, so any thread may read them without a lock.
+
+    `guard` guards the mapping, if it is one.  Where a page of it cannot be had, methods raise FlistCorruptError.
     """
 
+    cdef readonly GuardedMap guard
     cdef Py_buffer view
     cdef bint held
     cdef Tables tables
 
-    def __cinit__(self, buffer, sections):
+    def __cinit__(self, buffer, sections, GuardedMap guard=None):
         cdef const char *base
+        self.guard = guard
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
         self.held = True
         base = <const char *>self.view.buf
@@ -202,6 +206,20 @@ cdef class IndexMap:
     cdef bytes key_of(self, uint32_t number):
         return self._form(self.tables.chunks[number].key, self.tables.chunks[number].key_form)
 
+    cdef uint32_t faults(self) noexcept nogil:
+        """Pages that could not be had so far."""
+        return 0 if self.guard is None else self.guard.count()
+
+    cdef inline bint is_whole(self) noexcept nogil:
+        """Whether all pages could be had, so far or since they were restored."""
+        return self.guard is None or self.guard.is_whole()
+
+    cdef object _whole(self, found):
+        """`found`, unless it may come from a page that cannot be had."""
+        if not self.is_whole():
+            raise _unreadable()
+        return found
+
     cdef int _check(self, uint64_t row) except -1:
         if row >= self.tables.node_count:
             raise IndexError(f"there is no row {row}")
@@ -224,16 +242,16 @@ cdef class IndexMap:
         """(mode, uid, gid, size, mtime, ctime, nlink, rdev, block size, parent, first, count) of a row."""
         self._check(row)
         cdef const NodeRow *node = &self.tables.nodes[row]
-        return (node.mode, node.uid, node.gid, node.size, node.mtime, node.ctime, node.nlink, node.rdev,
-                node.block_size, node.parent, node.first, node.count)
+        return self._whole((node.mode, node.uid, node.gid, node.size, node.mtime, node.ctime, node.nlink, node.rdev,
+                            node.block_size, node.parent, node.first, node.count))
 
     def lookup(self, uint64_t row, bytes name not None):
         """The row of `name` in the directory `row`, or None."""
         self._check(row)
         if not is_directory(&self.tables, row):
-            return None
+            return self._whole(None)
         cdef int64_t found = find_child(&self.tables, row, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        return None if found < 0 else found
+        return self._whole(None if found < 0 else found)
 
     def children(self, uint64_t row) -> list:
         """(name, row) of every entry of the directory `row`, sorted by name; empty where it is none."""
@@ -241,13 +259,13 @@ cdef class IndexMap:
         cdef uint64_t i, first
         self._check(row)
         if not is_directory(&self.tables, row) or self.tables.nodes[row].count == MISSING:
-            return []
+            return self._whole([])
         first = self.tables.nodes[row].first
         entries = []
         for i in range(first, first + self.tables.nodes[row].count):
             child = &self.tables.children[i]
             entries.append((self.tables.names[child.name:child.name + child.name_length], child.node))
-        return entries
+        return self._whole(entries)
 
     def target(self, uint64_t row) -> bytes:
         """The target of the link `row`."""
@@ -255,7 +273,7 @@ cdef class IndexMap:
         cdef const NodeRow *node = &self.tables.nodes[row]
         if node.mode & TYPE_MASK != TYPE_LINK:
             raise ValueError(f"row {row} is no link")
-        return self.tables.names[node.first:node.first + node.count]
+        return self._whole(self.tables.names[node.first:node.first + node.count])
 
     def refs(self, uint64_t row) -> list:
         """The chunk numbers of the file `row`, in order."""
@@ -263,12 +281,13 @@ cdef class IndexMap:
         self._check(row)
         cdef const NodeRow *node = &self.tables.nodes[row]
         if node.mode & TYPE_MASK != TYPE_FILE:
-            return []
-        return [self.tables.refs[i] for i in range(node.first, node.first + node.count)]
+            return self._whole([])
+        return self._whole([self.tables.refs[i] for i in range(node.first, node.first + node.count)])
 
     def chunk(self, uint64_t number) -> tuple:
         """(id, key, size in bytes) of a chunk; id and key as they stand in the flist."""
         if number >= self.tables.chunk_count:
             raise IndexError(f"there is no chunk {number}")
         cdef const ChunkRow *chunk = &self.tables.chunks[number]
-        return self._form(chunk.id, chunk.id_form), self._form(chunk.key, chunk.key_form), chunk.size
+        return self._whole(
+            (self._form(chunk.id, chunk.id_form), self._form(chunk.key, chunk.key_form), chunk.size))

@@ -44,6 +44,10 @@ cdef object _hole(uint64_t row):
                       hint="the flist is at fault; a sound writer has to make it anew")
 
 
+cdef object _unreadable():
+    return FlistCorruptError("the disk cannot give a page of the compiled index", hint="look at the disk")
+
+
 cdef object _wrong_size(uint32_t number, size, uint64_t expected):
     return ChunkCorruptError(f"chunk {number} of the flist has {size} bytes where a file says {expected}")
 
@@ -96,9 +100,19 @@ cdef class Operations:
         return list(self.lingering.names)
 
     cdef object _error(self, int number):
-        return self.Error(number)
+        """The error for the kernel: EIO whatever was found, where a page of the index could not be had."""
+        return self.Error(number if self.index.is_whole() else EIO)
+
+    cdef object _sound(self, answer):
+        """`answer`, unless it may come from a page of the index that could not be had: every handler ends here."""
+        if not self.index.is_whole():
+            self._fail(_unreadable())
+        return answer
 
     cdef int64_t _row(self, uint64_t inode) except -1:
+        """The row of a node: every handler begins here, and tries pages again that could not be had."""
+        if not self.index.is_whole():
+            self.index.guard.restore()
         if inode == 0 or inode > self.index.tables.node_count:
             raise self._error(ENOENT)
         return inode - 1
@@ -121,7 +135,7 @@ cdef class Operations:
         entry.st_atime_ns = node.mtime * 1000000000
         entry.st_mtime_ns = node.mtime * 1000000000
         entry.st_ctime_ns = node.ctime * 1000000000
-        return entry
+        return self._sound(entry)
 
     def init(self):
         """Called when the mount is up."""
@@ -155,7 +169,7 @@ cdef class Operations:
         negative = self.Entry()  # node id 0: the kernel remembers that there is no such name
         negative.st_ino = 0
         negative.entry_timeout = FOREVER
-        return negative
+        return self._sound(negative)
 
     def forget(self, inodes):
         """The kernel dropped references to these nodes."""
@@ -170,10 +184,10 @@ cdef class Operations:
         return self._entry(self._row(inode))
 
     def readlink(self, uint64_t inode, ctx):
-        cdef int64_t row = self._row(inode)
-        if self.index.tables.nodes[row].mode & TYPE_MASK != TYPE_LINK:
+        cdef const NodeRow *node = &self.index.tables.nodes[self._row(inode)]
+        if node.mode & TYPE_MASK != TYPE_LINK:
             raise self._error(EINVAL)
-        return self.index.target(row)
+        return self._sound(self.index.tables.names[node.first:node.first + node.count])
 
     def opendir(self, uint64_t inode, ctx):
         cdef int64_t row = self._row(inode)
@@ -181,7 +195,7 @@ cdef class Operations:
             raise self._error(ENOTDIR)
         if self.index.tables.nodes[row].count == MISSING:
             raise self._error(EIO)
-        return inode
+        return self._sound(inode)
 
     def readdir(self, uint64_t handle, uint64_t offset):
         """Entries from `offset` on; 0 and 1 are `.` and `..`."""
@@ -201,7 +215,9 @@ cdef class Operations:
                 entry.st_ino = <uint64_t>child.node + 1
                 entry.st_mode = child.kind
                 name = index.tables.names[child.name:child.name + child.name_length]
+            self._sound(None)
             yield name, entry, position + 1
+        self._sound(None)
 
     def releasedir(self, handle):
         """Handles keep nothing."""
@@ -215,7 +231,7 @@ cdef class Operations:
             raise self._error(EROFS)
         if is_directory(&self.index.tables, row):
             raise self._error(EISDIR)
-        return inode
+        return self._sound(inode)
 
     def release(self, handle):
         """Handles keep nothing."""
@@ -231,12 +247,18 @@ cdef class Operations:
         cdef IndexMap index = self.index
         cdef int64_t row = self._row(handle)
         cdef const NodeRow *node = &index.tables.nodes[row]
-        cdef uint64_t first, last
+        cdef uint32_t faults = index.faults()
         if node.mode & TYPE_MASK != TYPE_FILE:
             raise self._error(EISDIR if is_directory(&index.tables, row) else EINVAL)
         if offset >= node.size or size == 0:
-            return b""
-        size = min(size, node.size - offset)
+            return self._sound(b"")
+        answer = self._read(index, row, node[0], offset, min(size, node.size - offset))
+        if index.faults() != faults:  # counted, since others try pages again while this one waits for a store
+            self._fail(_unreadable())
+        return answer
+
+    cdef object _read(self, IndexMap index, uint64_t row, NodeRow node, uint64_t offset, uint64_t size):
+        cdef uint64_t first, last
         if node.block_size == 0:
             self._fail(_hole(row))
         first = offset // node.block_size
@@ -244,8 +266,8 @@ cdef class Operations:
         if last >= node.count:
             self._fail(_hole(row))
         if first == last:
-            return self._piece(index, node, first, offset - first * node.block_size, size)
-        return self._assemble(index, node, offset, size, first, last)
+            return self._piece(index, &node, first, offset - first * node.block_size, size)
+        return self._assemble(index, &node, offset, size, first, last)
 
     cdef _fail(self, reason):
         if reason is not None:
@@ -256,17 +278,29 @@ cdef class Operations:
                          uint64_t first, uint64_t last):
         """A read across chunk borders, copied together."""
         cdef uint64_t position, start, length, done = 0
-        cdef Py_buffer view
+        cdef uint64_t expected
+        cdef uint32_t number
+        cdef bytes plain
         out = PyBytes_FromStringAndSize(NULL, size)
         for position in range(first, last + 1):
             start = offset + done - position * node.block_size
             length = min(node.block_size - start, size - done)
-            piece = self._piece(index, node, position, start, length)
-            PyObject_GetBuffer(piece, &view, PyBUF_SIMPLE)
-            memcpy(PyBytes_AS_STRING(out) + done, view.buf, length)
-            PyBuffer_Release(&view)
+            number = index.tables.refs[node.first + position]
+            expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
+            plain = self._copied(index, number, expected)
+            memcpy(PyBytes_AS_STRING(out) + done, PyBytes_AS_STRING(plain) + start, length)
             done += length
         return out
+
+    cdef bytes _copied(self, IndexMap index, uint32_t number, uint64_t expected):
+        """All bytes of a chunk, copied if cached, else fetched."""
+        cdef bytes plain
+        if self.chunks.cache is not None:
+            with self.chunks.cache.snapshot() as snapshot:
+                plain = self.chunks.copy(snapshot, index, number, expected)
+            if plain is not None:
+                return plain
+        return self._fetched(index, number, expected)
 
     cdef object _piece(self, IndexMap index, const NodeRow *node, uint64_t position, uint64_t start,
                        uint64_t length):
@@ -276,6 +310,11 @@ cdef class Operations:
         piece = self._cached(index, number, expected, start, length)
         if piece is not None:
             return piece
+        return memoryview(self._fetched(index, number, expected))[start:start + length]
+
+    cdef bytes _fetched(self, IndexMap index, uint32_t number, uint64_t expected):
+        """The bytes of a chunk from the store.  Others are served while this waits."""
+        cdef bytes plain
         self.lock.release()
         try:
             plain = self.fetch(index, number)
@@ -290,7 +329,7 @@ cdef class Operations:
             self._fail(None)
         if <uint64_t>len(plain) != expected:
             self._fail(_wrong_size(number, len(plain), expected))
-        return memoryview(plain)[start:start + length]
+        return plain
 
     cdef object _cached(self, IndexMap index, uint32_t number, uint64_t expected, uint64_t start, uint64_t length):
         cdef const char *data = NULL
@@ -300,6 +339,9 @@ cdef class Operations:
         snapshot = self.chunks.cache.snapshot()
         try:
             found = self.chunks.find(snapshot, index, number, expected, &data)
+            if found is not None and not snapshot.is_readable(found[start:start + length]):
+                self.chunks.checked[number] = 0  # llfuse does not tell that the kernel could not read an answer
+                found = self.chunks.find(snapshot, index, number, expected, &data)
         except BaseException:
             snapshot.release()
             raise

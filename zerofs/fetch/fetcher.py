@@ -357,11 +357,11 @@ class Fetcher:
         lacking: list[Flight] = []
         with self._cache.snapshot() as snapshot:
             for flight in flights:
-                view = snapshot.find(flight.name)
-                if view is None:
+                plain = snapshot.read(flight.name)
+                if plain is None:
                     lacking.append(flight)
                 else:
-                    found.append((flight, bytes(view)))
+                    found.append((flight, plain))
         if found:
             with self._lock:
                 self._counts["from_cache"] += len(found)

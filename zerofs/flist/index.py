@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from zerofs._fast import IndexMap
+from zerofs._fast import GuardedMap, IndexMap
 from zerofs.errors import FlistCorruptError
 from zerofs.flist.model import Attributes, Chunk, Kind
 
@@ -108,6 +108,7 @@ class Index:
     def __init__(self, mapped: mmap.mmap | bytes, origin: str) -> None:
         """Check `mapped`, the bytes of an index file; FlistCorruptError names `origin` and what is wrong."""
         self._mapped = mapped
+        self._guard = _guard(mapped)
         header = bytes(mapped[:HEADER_SIZE])
         if len(header) < HEADER_SIZE or header[:8] != MAGIC:
             raise _damaged(origin, "no index header")
@@ -126,9 +127,11 @@ class Index:
             if xxhash.xxh3_64_intdigest(body) != checksum:
                 raise _damaged(origin, "the checksum is wrong")
         try:
-            self.map = IndexMap(mapped, sections)
+            self.map = IndexMap(mapped, sections, self._guard)
         except ValueError as error:
             raise _damaged(origin, str(error)) from error
+        if self._guard is not None and self._guard.faults:
+            raise _damaged(origin, "the disk cannot give a page of it")
         self.lookup = self.map.lookup
         self.children = self.map.children
         self.target = self.map.target
@@ -193,7 +196,20 @@ class Index:
         fields = HEADER.unpack_from(self._mapped)[6:16]
         widths = (NODE.size, CHILD.size, 1, 4, CHUNK.size)
         spans = zip(fields[0::2], fields[1::2], widths, strict=True)
-        return Tables(*(bytes(self._mapped[at : at + count * width]) for at, count, width in spans))
+        tables = Tables(*(bytes(self._mapped[at : at + count * width]) for at, count, width in spans))
+        if self._guard is not None and not self._guard.whole:
+            raise _damaged("the compiled index", "the disk cannot give a page of it")
+        return tables
+
+
+def _guard(mapped: mmap.mmap | bytes) -> GuardedMap | None:
+    """Against pages that the disk cannot give; None for bytes in memory, and where the kernel cannot help."""
+    if not isinstance(mapped, mmap.mmap):
+        return None
+    try:
+        return GuardedMap(mapped)
+    except OSError:
+        return None
 
 
 def write_index(tables: Tables, path: Path, content_hash: bytes | None = None) -> None:

@@ -99,6 +99,7 @@ class FastEngine:
         while not self._stopping.wait(_TICK):
             try:
                 with self._change:
+                    self._engine.mend()
                     self._engine.renew()
                 self._served.fetcher.expire()
                 self._engine.give_up_killed()

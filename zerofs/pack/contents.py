@@ -107,8 +107,8 @@ class Contents:
         if self._cache is None:
             return {}
         with self._cache.snapshot() as snapshot:
-            views = ((chunk, snapshot.find(cache_name(chunk.key))) for chunk in chunks)
-            return {chunk: bytes(view) for chunk, view in views if view is not None}
+            found = ((chunk, snapshot.read(cache_name(chunk.key))) for chunk in chunks)
+            return {chunk: plain for chunk, plain in found if plain is not None}
 
     def _keep(self, fetched: Mapping[Chunk, bytes]) -> None:
         if self._cache is not None:

@@ -1,0 +1,127 @@
+/* Mapped files whose pages the disk may fail to give.
+ *
+ * Touching such a page is SIGBUS.  Within a registered range the handler counts the fault and lays a page of zeros
+ * there, so that the instruction goes on; whoever reads looks at the count afterwards and throws away what it has read.
+ * Elsewhere the signal does what it did before. */
+#ifndef ZEROFS_GUARDED_H
+#define ZEROFS_GUARDED_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define ZEROFS_MOST_RANGES 256
+
+struct zerofs_range {
+    uintptr_t start; /* 0: free */
+    uintptr_t end;
+    uint32_t faults; /* counted before the page of zeros is there: who read it sees the count */
+};
+
+static struct zerofs_range zerofs_ranges[ZEROFS_MOST_RANGES];
+static struct sigaction zerofs_bus_before;
+static uintptr_t zerofs_page_size;
+/* Where this thread faulted last.  Initial-exec: reaching it allocates nothing, which a handler must not do. */
+static __thread uintptr_t zerofs_fault_address __attribute__((tls_model("initial-exec")));
+
+static void zerofs_on_bus(int number, siginfo_t *info, void *context)
+{
+    uintptr_t address = (uintptr_t)info->si_addr;
+    int saved = errno;
+    for (int i = 0; i < ZEROFS_MOST_RANGES; i++) {
+        struct zerofs_range *range = &zerofs_ranges[i];
+        uintptr_t start = __atomic_load_n(&range->start, __ATOMIC_ACQUIRE);
+        if (start == 0 || address < start || address >= range->end)
+            continue;
+        __atomic_add_fetch(&range->faults, 1, __ATOMIC_SEQ_CST);
+        zerofs_fault_address = address;
+        void *page = (void *)(address & ~(zerofs_page_size - 1));
+        void *zeros = mmap(page, zerofs_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        errno = saved;
+        if (zeros != MAP_FAILED)
+            return;
+        break;
+    }
+    if (zerofs_bus_before.sa_flags & SA_SIGINFO)
+        zerofs_bus_before.sa_sigaction(number, info, context);
+    else if (zerofs_bus_before.sa_handler != SIG_DFL && zerofs_bus_before.sa_handler != SIG_IGN)
+        zerofs_bus_before.sa_handler(number);
+    else
+        signal(SIGBUS, SIG_DFL); /* the instruction is tried again, and ends the process */
+}
+
+static inline int zerofs_install(void)
+{
+    struct sigaction action;
+    if (zerofs_page_size != 0)
+        return 0;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = zerofs_on_bus;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    if (sigaction(SIGBUS, &action, &zerofs_bus_before) != 0)
+        return -1;
+    zerofs_page_size = (uintptr_t)sysconf(_SC_PAGE_SIZE);
+    return 0;
+}
+
+/* The number of the range, or -1: there are too many, or errno says why.  One caller at a time. */
+static inline int zerofs_register(uintptr_t start, uintptr_t size)
+{
+    if (zerofs_install() != 0)
+        return -1;
+    for (int i = 0; i < ZEROFS_MOST_RANGES; i++) {
+        struct zerofs_range *range = &zerofs_ranges[i];
+        if (range->start != 0)
+            continue;
+        range->end = start + size;
+        range->faults = 0;
+        __atomic_store_n(&range->start, start, __ATOMIC_RELEASE);
+        return i;
+    }
+    errno = ENOSPC;
+    return -1;
+}
+
+/* Reads a byte of every page. */
+static inline void zerofs_touch(const char *start, uintptr_t size)
+{
+    for (uintptr_t at = 0; at < size; at += zerofs_page_size - ((uintptr_t)(start + at) & (zerofs_page_size - 1)))
+        (void)*(const volatile char *)(start + at);
+}
+
+static inline void zerofs_unregister(int number)
+{
+    __atomic_store_n(&zerofs_ranges[number].start, 0, __ATOMIC_RELEASE);
+}
+
+static inline uint32_t zerofs_faults(int number)
+{
+    return __atomic_load_n(&zerofs_ranges[number].faults, __ATOMIC_SEQ_CST);
+}
+
+static inline uintptr_t zerofs_take_fault(void)
+{
+    uintptr_t address = zerofs_fault_address;
+    zerofs_fault_address = 0;
+    return address;
+}
+
+/* A second mapping of the same pages; MAP_FAILED where the mapping is not a shared one. */
+static inline void *zerofs_map_again(uintptr_t start, uintptr_t size)
+{
+    return mremap((void *)start, 0, size, MREMAP_MAYMOVE);
+}
+
+/* The pages of the file again, in place of pages of zeros.  Other threads never find nothing there. */
+static inline int zerofs_restore(void *again, uintptr_t start, uintptr_t size)
+{
+    return mremap(again, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)start) == MAP_FAILED ? -1 : 0;
+}
+
+#endif
