@@ -110,17 +110,23 @@ class Writer:
         """One transaction that adds what is missing; None where it would not fit."""
         if not self._fits(mapped, piece):
             return None
-        added = 0
         with mapped.writing(mapped.chunks) as transaction:
-            sequence = _last_sequence(transaction, mapped)
-            for name, plain in piece:
-                if transaction.get(name) is None:
-                    sequence += 1
-                    transaction.put(name, entry.pack(name, plain, sequence))
-                    row = len(plain).to_bytes(4, "big") + name
-                    transaction.put(sequence.to_bytes(8, "big"), row, append=True, db=mapped.order)
-                    added += 1
-        self.stored += added
+            first = _last_sequence(transaction, mapped) + 1
+            with transaction.cursor() as chunks, transaction.cursor(mapped.order) as order:
+                held = {bytes(name) for name, _ in chunks.getmulti([name for name, _ in piece])}
+                # sorted, as the trees are: neighbours share the way down
+                missing = sorted(
+                    (name, plain) for name, plain in dict(reversed(piece)).items() if name not in held
+                )
+                numbered = list(enumerate(missing, first))
+                chunks.putmulti(
+                    [(name, entry.pack(name, plain, number)) for number, (name, plain) in numbered]
+                )
+                order.putmulti(
+                    [(number.to_bytes(8, "big"), _row(name, plain)) for number, (name, plain) in numbered],
+                    append=True,
+                )
+        self.stored += len(missing)
         return len(piece)
 
     def _fits(self, mapped: Mapped, piece: list[Named]) -> bool:
@@ -144,6 +150,11 @@ class Writer:
 def _pages(length: int, mapped: Mapped) -> int:
     """Pages of an entry with `length` plain bytes."""
     return -(-(length + entry.HEADER_SIZE + _PAGE_HEADER) // mapped.page_size)
+
+
+def _row(name: bytes, plain: bytes | memoryview) -> bytes:
+    """An entry's row in the order of arrival."""
+    return len(plain).to_bytes(4, "big") + name
 
 
 def _last_sequence(transaction: lmdb.Transaction[Any], mapped: Mapped) -> int:
