@@ -66,6 +66,10 @@ class TestImage:
         assert row is not None, path
         return row
 
+    def path(self, row: int) -> bytes:
+        """Relative to the root."""
+        return os.fsencode(self._paths[row].relative_to(self.root))
+
     def files(self, chunks: Iterable[int]) -> list[str]:
         """The paths of the files that chunks belong to, each once, in order."""
         return list(dict.fromkeys(self._files[chunk] for chunk in chunks))

@@ -54,8 +54,8 @@ class Siblings:
         return found
 
     def _around(self, directory: int, row: int) -> Iterator[tuple[int, int]]:
-        """(row, bytes) of the small files in `directory` that are no programs, from behind `row` round to before it."""
-        rows = [child for _, child in self._image.names(directory)]
+        """(row, bytes) of small files in `directory`, no programs or libraries, from behind `row` round to it."""
+        rows = [child for name, child in self._image.names(directory) if not name.endswith(b".so")]
         at = rows.index(row) if row in rows else 0
         for child in chain(rows[at + 1 :], rows[:at]):
             node = self._image.node(child)
