@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.all or args.paths or args.check):
         raise UsageError("nothing to warm up", hint="name paths, or give --all")
     with output.interruptible(), _opened(args) as opened:
-        files = list(_files(opened.tree, args.paths))
+        files = dict.fromkeys(_files(opened.tree, args.paths))
         before = survey(opened.tree, opened.cache, files)
         if args.check:
             return _report(args, before)

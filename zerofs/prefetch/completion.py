@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from zerofs.prefetch.survey import files_below, is_cacheable, survey, survey_chunks
+from zerofs.prefetch.survey import files_below, is_cacheable, lacking_sizes, survey
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
@@ -149,7 +149,7 @@ class Completion:
         front = [plan.popleft() for _ in range(min(len(plan), BATCH_CHUNKS))]
         batch: list[int] = []
         size = 0
-        for position, (number, lacking) in enumerate(survey_chunks(tree, self._cache, front).items()):
+        for position, (number, lacking) in enumerate(lacking_sizes(tree, self._cache, front)):
             if batch and size + lacking > BATCH_BYTES:
                 plan.extendleft(reversed(front[position:]))
                 break
@@ -161,7 +161,7 @@ class Completion:
         self._next = max(now, self._next) + size / self._rate
 
     def _lacking(self, tree: Index, numbers: list[int]) -> list[int]:
-        return [number for number, size in survey_chunks(tree, self._cache, numbers).items() if size]
+        return [number for number, size in lacking_sizes(tree, self._cache, numbers) if size]
 
     def _is_full(self) -> bool:
         stats = self._cache.stats()

@@ -6,7 +6,8 @@ cache for each chunk, nothing is read or verified.  Stateless; any thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,12 +30,11 @@ class Survey(NamedTuple):
     chunks_here: int
     size: int
     size_here: int
-    lacking: list[int]  # chunks to fetch, those first that complete most files for their bytes
-    lacking_files: list[int]  # their rows, in the same order
+    lacking: Sequence[int]  # chunks to fetch, those first that complete most files for their bytes
 
     @property
     def complete(self) -> bool:
-        return self.files == self.files_here
+        return self.chunks == self.chunks_here
 
 
 def files_below(tree: Index, row: int = 0) -> Iterator[int]:
@@ -46,38 +46,56 @@ def files_below(tree: Index, row: int = 0) -> Iterator[int]:
             yield each
 
 
-def survey_chunks(tree: Index, cache: ChunkCache, numbers: Iterable[int]) -> dict[int, int]:
-    """Chunk → its plain bytes if it is lacking, 0 if it is in the cache, for each of `numbers`."""
-    lacking: dict[int, int] = {}
+def lacking_sizes(tree: Index, cache: ChunkCache, numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(chunk, its plain bytes where it is lacking, 0 where the cache has it) for each of `numbers`."""
     source = iter(numbers)
     while piece := list(islice(source, _TOGETHER)):
         chunks = [tree.chunk(number) for number in piece]
         here = cache.has_many([cache_name(chunk.key) for chunk in chunks])
         for number, chunk, present in zip(piece, chunks, here, strict=True):
-            lacking[number] = 0 if present else max(1, chunk.size)
-    return lacking
+            yield number, 0 if present else max(1, chunk.size)
 
 
 def survey(tree: Index, cache: ChunkCache, files: Iterable[int]) -> Survey:
-    """What the cache has of the `files` (rows)."""
-    refs = {row: list(dict.fromkeys(tree.refs(row))) for row in dict.fromkeys(files)}
-    lacking = survey_chunks(tree, cache, dict.fromkeys(number for each in refs.values() for number in each))
-    costs = {row: sum(lacking[number] for number in numbers) for row, numbers in refs.items()}
-    incomplete = sorted((row for row, cost in costs.items() if cost), key=costs.__getitem__)
-    order = dict.fromkeys(number for row in incomplete for number in refs[row] if lacking[number])
-    size = sum(tree.chunk(number).size for number in lacking)
+    """What the cache has of the `files` (rows, each once)."""
+    rows = array("I", files)
+    wanted = bytearray(tree.chunk_count)
+    for row in rows:
+        for number in tree.refs(row):
+            wanted[number] = 1
+    costs = array("I", bytes(4 * tree.chunk_count))  # what is lacking of each chunk
+    for number, cost in lacking_sizes(tree, cache, (number for number, one in enumerate(wanted) if one)):
+        costs[number] = cost
+    order = array("I")
+    incomplete = _by_cost(tree, rows, costs)
+    for row in incomplete:
+        for number in tree.refs(row):
+            if wanted[number] and costs[number]:
+                wanted[number] = 0
+                order.append(number)
+    size_here = sum(tree.chunk(number).size for number, one in enumerate(wanted) if one)
     return Survey(
-        files=len(refs),
-        files_here=len(refs) - len(incomplete),
-        chunks=len(lacking),
-        chunks_here=len(lacking) - len(order),
-        size=size,
-        size_here=size - sum(tree.chunk(number).size for number in order),
-        lacking=list(order),
-        lacking_files=incomplete,
+        files=len(rows),
+        files_here=len(rows) - len(incomplete),
+        chunks=sum(wanted) + len(order),
+        chunks_here=sum(wanted),
+        size=size_here + sum(tree.chunk(number).size for number in order),
+        size_here=size_here,
+        lacking=order,
     )
 
 
 def is_cacheable(tree: Index, number: int) -> bool:
     """Whether the cache keeps the chunk: one that nothing proves is only served."""
     return cache_name(tree.chunk(number).key)[0] != Codec.UNKNOWN
+
+
+def _by_cost(tree: Index, rows: array[int], costs: array[int]) -> list[int]:
+    """Those of `rows` of which something is lacking, the cheapest first."""
+    keys: list[int] = []  # cost and row in one number: there may be millions
+    for row in rows:
+        cost = sum(costs[number] for number in set(tree.refs(row)))
+        if cost:
+            keys.append(cost << 32 | row)
+    keys.sort()
+    return [key & 0xFFFFFFFF for key in keys]
