@@ -18,6 +18,7 @@ from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
 from zerofs.cli import main
+from zerofs.flist.model import Chunk
 from zerofs.prefetch import warmup
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the servers of these mounts run as root")
@@ -141,6 +142,39 @@ def _watch(work: warmup.WarmUp, batches: list[int]) -> None:
         fetch(ids, *rest)  # type: ignore[arg-type]
 
     router.fetch_batches = counted  # type: ignore[method-assign, assignment]
+
+
+def test_what_is_on_its_way_is_bounded(
+    packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zerofs.flist.load import load_flist
+
+    index = load_flist(str(packed.flist), tmp_path / "state").index
+    waiting: list[tuple[int, Callable[..., object]]] = []
+    most = [0, 0]
+
+    class Slow:
+        """Brings a chunk when there is nothing else to do."""
+
+        def submit(self, chunk: Chunk, done: Callable[..., object]) -> None:
+            waiting.append((chunk.size, done))
+            most[0] = max(most[0], len(waiting))
+            most[1] = max(most[1], sum(size for size, _ in waiting))
+
+        def expire(self) -> None:
+            waiting.pop(0)[1](b"", None)
+
+    monkeypatch.setattr(warmup, "_TICK", 0.001)
+    for chunks, size in ((3, 1 << 40), (1 << 40, 3 << 19)):
+        most[:] = [0, 0]
+        monkeypatch.setattr(warmup, "WINDOW_CHUNKS", chunks)
+        monkeypatch.setattr(warmup, "WINDOW_BYTES", size)
+        work = warmup.WarmUp(index, Slow(), advance=lambda size: None)  # type: ignore[arg-type]
+        work.run(range(index.chunk_count))
+        assert work.fetched == index.chunk_count
+        assert most[0] <= chunks
+        assert most[1] <= size
+    assert most[0] > 3
 
 
 def test_a_rate_is_kept_to(packed: Packed, tmp_path: Path) -> None:

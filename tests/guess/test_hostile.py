@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.guess.images import TestImage, compile_c, write
 from tests.index.trees import Tree, TreeReader, file, link
+from zerofs.flist import paths
 from zerofs.flist.compile import compile_flist
 from zerofs.flist.index import Index
 from zerofs.prefetch.guess import elf, guesses, image, ldcache, modules, script
@@ -57,6 +58,7 @@ def test_the_elf_parser_stays_within_what_there_is(data: bytes) -> None:
     layout = elf.layout(data[: elf.HEAD])
     if layout is None:
         return
+    assert layout.interpreter is None or layout.interpreter.size <= elf.MOST_NAME
     needs = elf.needs(layout, read)
     assert len(reads) <= 2
     assert all(0 <= size <= elf.MOST_STRINGS for size in reads)
@@ -98,8 +100,8 @@ def test_the_library_cache_parser_stays_within_what_there_is(data: bytes) -> Non
 @given(st.binary(max_size=400))
 def test_first_lines_may_be_anything(data: bytes) -> None:
     for prefix in (b"", b"#!", b"#!/usr/bin/env "):
-        for paths in script.programs(prefix + data):
-            assert all(paths)
+        for places in script.programs(prefix + data):
+            assert all(places)
 
 
 @given(st.binary(max_size=2000), st.booleans())
@@ -157,6 +159,17 @@ def test_an_image_of_lies_is_guessed_about_and_that_is_all(contents: list[bytes]
     assert len(said) == len(set(said)) <= index.chunk_count
 
 
+def test_as_many_links_are_followed_as_the_kernel_follows() -> None:
+    tree: Tree = {f"l{number}": link(f"l{number - 1}") for number in range(1, 42)}
+    index = Index.anonymous(compile_flist(TreeReader({**tree, "l0": file("x")})))
+    assert paths.find(index, b"/l40") == index.resolve(b"l0")
+    with pytest.raises(LookupError, match="too many symbolic links"):
+        paths.find(index, b"/l41")
+    long = Index.anonymous(compile_flist(TreeReader({"long": link("./" * 4000 + "x"), "x": file("x")})))
+    with pytest.raises(LookupError, match="too long"):
+        paths.find(long, b"/long")
+
+
 def test_endless_paths_end(tmp_path: Path) -> None:
     """A thousand search paths through forty links each: the look-ups of one file are counted."""
     root = tmp_path / "root"
@@ -171,6 +184,7 @@ def test_endless_paths_end(tmp_path: Path) -> None:
     for _ in range(10_000):
         assert looked.find(b"/l0" + b"/." * 100) is None or looked._paths.left >= 0
     assert looked._paths.left < 0
+    assert looked.find(b"/bin/program") is None
     looked.begin()
     assert looked.find(b"/bin/program") is not None
 

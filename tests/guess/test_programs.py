@@ -65,6 +65,20 @@ def test_rpath_holds_for_the_libraries_of_libraries_and_runpath_does_not(root: P
     assert image.follow("new/program") == ["new/sub/libb1.so"]
 
 
+def test_a_runpath_ends_what_the_loaders_rpath_said(root: Path) -> None:
+    compile_c(root / "sub/libc1.so")
+    for tags, name in (("--enable-new-dtags", "libb1.so"), ("--disable-new-dtags", "libb2.so")):
+        compile_c(root / "sub" / name, f"-L{root}/sub", "-lc1", "-Wl,-rpath,/nowhere", f"-Wl,{tags}")
+    for program in ("b1", "b2"):
+        compile_c(
+            root / program, "-pie", "-e", "zero", f"-L{root}/sub", f"-l{program}", f"-Wl,-rpath-link,{root}/sub",
+            "-Wl,-rpath,$ORIGIN/sub", "-Wl,--disable-new-dtags",
+        )  # fmt: skip
+    image = TestImage(root)
+    assert image.follow("b1") == ["sub/libb1.so"]
+    assert image.follow("b2") == ["sub/libb2.so", "sub/libc1.so"]
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_the_cache_of_the_image_says_where_libraries_lie(root: Path, old: bool) -> None:
     compile_c(root / "strange/place/libc1.so.2", "-Wl,-soname,libc1.so")

@@ -127,8 +127,6 @@ def needs(elf: Layout, read: ReadAt) -> Needs:
     if table is None or not (wanted := [*libraries, *paths]):
         return Needs()
     first = min(wanted)
-    if first >= _OFFSET_LIMIT:
-        return Needs()
     strings = read(table + first, min(max(wanted) - first + MOST_NAME, MOST_STRINGS))
 
     def text(position: int | None) -> bytes:
