@@ -41,6 +41,7 @@ def test_the_image_comes_into_the_cache_by_itself(
         (["--complete"], 10 << 20),
         (["-complete=1M"], 1 << 20),
         (["-o", "ro,complete"], 10 << 20),
+        (["--complete", "--prefetch=off"], None),
         (["-o", "complete=5K,ro"], 5 << 10),
     ],
 )

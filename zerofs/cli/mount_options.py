@@ -225,7 +225,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         debug=args.debug,
         engine=args.engine,
         prefetch=args.prefetch == "on",
-        complete=None if args.complete is None else parse_size(args.complete),
+        complete=None if args.complete is None or args.prefetch == "off" else parse_size(args.complete),
         timeout=args.timeout,
         cache_size=args.cache_size,
         rw_size=args.rw_size,
