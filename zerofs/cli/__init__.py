@@ -40,6 +40,7 @@ COMMANDS = {
     "info": Command("zerofs.cli.info", "describe a flist: format, counts, sizes, stores"),
     "merge": Command("zerofs.cli.merge", "lay several flists over each other into one"),
     "store": Command("zerofs.cli.store", "copy the chunks of a flist between stores"),
+    "warmup": Command("zerofs.cli.warmup", "fetch chunks of a flist into a cache, before they are read"),
     "completion": Command("zerofs.cli.completion", "print the completions for a shell"),
     "man": Command("zerofs.cli.man", "print the manual page"),
     "bench": Command(
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str], debug: bool) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in COMMANDS:
-        if _is_from_mount(arguments):
+        if is_from_mount(arguments):
             from zerofs.cli import helper
 
             return helper.main(arguments)
@@ -108,7 +109,7 @@ def _dispatch(arguments: list[str], debug: bool) -> int:
     return int(importlib.import_module(COMMANDS[args.command].module).run(args))
 
 
-def _is_from_mount(arguments: Sequence[str]) -> bool:
+def is_from_mount(arguments: Sequence[str]) -> bool:
     """Whether mount(8) calls, as FLIST MOUNTPOINT -o OPTIONS: it makes paths absolute, so none is a command."""
     return len(arguments) == 4 and arguments[2] == "-o" and arguments[1].startswith("/")
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from zerofs.cli.output import shown, text
 from zerofs.errors import FlistCorruptError, PathNotInFlistError
+from zerofs.flist import paths
 from zerofs.flist.index import MISSING, Index, Node
 from zerofs.flist.model import Kind
-
-MAX_LINKS = 40  # followed for one path, as in the kernel
 
 
 def find(index: Index, path: bytes, *, follow: bool = True) -> int:
@@ -22,27 +21,10 @@ def find(index: Index, path: bytes, *, follow: bool = True) -> int:
 
     Raises PathNotInFlistError.
     """
-    row = 0
-    pending = _parts(path)
-    links = 0
-    while pending:
-        name = pending.pop()
-        if name == b"..":
-            row = index.node(row).parent
-            continue
-        child = index.lookup(row, name)
-        if child is None:
-            raise PathNotInFlistError(f"{shown(path)}: the flist has no such path")
-        if index.node(child).kind is Kind.LINK and (pending or follow):
-            links += 1
-            if links > MAX_LINKS:
-                raise PathNotInFlistError(f"{shown(path)}: too many symbolic links")
-            target = index.target(child)
-            row = 0 if target.startswith(b"/") else row
-            pending += _parts(target)
-        else:
-            row = child
-    return row
+    try:
+        return paths.find(index, path, follow=follow)
+    except LookupError as error:
+        raise PathNotInFlistError(f"{shown(path)}: {error}") from None
 
 
 def children(index: Index, row: int, path: bytes) -> list[tuple[bytes, int]]:
@@ -88,8 +70,3 @@ def time_text(seconds: int) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
         return f"@{seconds}"
-
-
-def _parts(path: bytes) -> list[bytes]:
-    """The names in `path`, the next one last."""
-    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]

@@ -14,6 +14,7 @@ from zerofs.cli.guard import guarded
 from zerofs.cli.mount_options import add_options, mount_options, normalise
 from zerofs.cli.mounting import run_mount
 from zerofs.cli.parser import Parser
+from zerofs.mount.options import MountOptions
 
 _EPILOG = """\
 examples:
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, arguments: Sequence[str]) -> int:
+    return run_mount(program, parse_g8ufs(arguments, program), announcement="mount starts")
+
+
+def parse_g8ufs(arguments: Sequence[str], program: str = "g8ufs") -> MountOptions:
+    """What the arguments of the drop-in command ask for.  Raises UsageError."""
     parser = Parser(
         prog=program,
         usage=f"{program} [options] MOUNTPOINT",
@@ -45,5 +51,4 @@ def _run(program: str, arguments: Sequence[str]) -> int:
     )
     add_options(parser)
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
-    args = parser.parse_args(normalise(arguments))
-    return run_mount(program, mount_options(args, subtype="g8ufs"), announcement="mount starts")
+    return mount_options(parser.parse_args(normalise(arguments)), subtype="g8ufs")

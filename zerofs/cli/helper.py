@@ -12,11 +12,15 @@ from collections.abc import Sequence
 
 from zerofs.cli.mount import parse_mount
 from zerofs.cli.mounting import run_mount
+from zerofs.mount.options import MountOptions
 
 
 def main(arguments: Sequence[str]) -> int:
     """Mount as mount(8) asks for it; returns the exit status."""
+    return run_mount("zerofs", parse_helper(arguments), announcement="")
+
+
+def parse_helper(arguments: Sequence[str]) -> MountOptions:
+    """What mount(8) asks for.  Raises UsageError."""
     source, target, _, options = arguments
-    return run_mount(
-        "zerofs", parse_mount(["--daemon", "-o", options, "--", source, target]), announcement=""
-    )
+    return parse_mount(["--daemon", "-o", options, "--", source, target])

@@ -36,6 +36,7 @@ _VALUES = frozenset(
         "max-flist-size",
     ]
 )
+_OPTIONAL_VALUES = {"complete": "10M"}  # what the option means alone
 _KERNEL_OPTIONS = frozenset(
     [
         "suid",
@@ -91,6 +92,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, default="auto", help="FUSE engine (default: auto)")
     add("--prefetch", choices=("on", "off"), default="on", help="read ahead of demand (default: on)")
     add(
+        "--complete",
+        metavar="RATE",
+        help="fetch the rest of the image once its start is over, so many bytes a second "
+        f"(--complete alone: {_OPTIONAL_VALUES['complete']})",
+    )
+    add(
         "--timeout",
         metavar="SECONDS",
         type=_seconds,
@@ -138,6 +145,8 @@ def normalise(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-o") and argument != "-o":
             result += _behind_o(argument[2:])
+        elif argument.startswith("-") and name in _OPTIONAL_VALUES:
+            result.append(_optional(name, equals, value))
         elif not argument.startswith("-") or not (argument == "-o" or name in _SWITCHES | _VALUES):
             result.append(argument)
         elif name in _SWITCHES:
@@ -157,6 +166,11 @@ def _switch(name: str, equals: str, value: str) -> list[str]:
     return [f"--{name}"] if not equals or _truth(name, value) else []
 
 
+def _optional(name: str, equals: str, value: str) -> str:
+    """An option whose value only ``=`` can give: the next word is not it."""
+    return f"--{name}={value if equals else _OPTIONAL_VALUES[name]}"
+
+
 def _behind_o(text: str) -> list[str]:
     """The options of ours in a list of mount options, and ``-o`` with the rest."""
     ours, rest = [], []
@@ -165,6 +179,8 @@ def _behind_o(text: str) -> list[str]:
         value = value.replace('"', "")
         if name in _SWITCHES:
             ours += _switch(name, equals, value)
+        elif name in _OPTIONAL_VALUES:
+            ours.append(_optional(name, equals, value))
         elif name in _VALUES:
             ours.append(f"--{name}={value}" if equals else f"--{name}")
         else:
@@ -209,6 +225,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         debug=args.debug,
         engine=args.engine,
         prefetch=args.prefetch == "on",
+        complete=None if args.complete is None or args.prefetch == "off" else parse_size(args.complete),
         timeout=args.timeout,
         cache_size=args.cache_size,
         rw_size=args.rw_size,

@@ -51,7 +51,7 @@ def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
     from zerofs.mount.daemon import detach
     from zerofs.mount.service import run
 
-    options = _absolute(options)
+    options = absolute(options, Path.cwd())  # a daemon leaves the directory that they are relative to
     daemon = detach(log=options.log or DAEMON_LOG, pid_file=options.pid_file, announce=announcement)
     announced = False
 
@@ -73,9 +73,8 @@ def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
     return 0
 
 
-def _absolute(options: MountOptions) -> MountOptions:
-    """The same with absolute paths: a daemon leaves the directory that they are relative to."""
-    here = Path.cwd()
+def absolute(options: MountOptions, here: Path) -> MountOptions:
+    """The same with absolute paths, those that are not relative to `here`."""
     return options._replace(
         target=here / options.target,
         meta=tuple(name if "://" in name else str(here / name) for name in options.meta),

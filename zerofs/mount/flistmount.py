@@ -29,6 +29,7 @@ from zerofs.store.build import build_router
 if TYPE_CHECKING:
     from zerofs.flist.graft import Graft
     from zerofs.mount.service import Timings
+    from zerofs.prefetch.completion import Completion
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class FlistMount:
         self._closers: list[Callable[[], None]] = []
         self._base: list[Index] = []  # of the flists on the command line
         self._mounted: Index
+        self._completion: Completion | None = None
 
     def mount(self) -> None:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
@@ -75,6 +77,8 @@ class FlistMount:
         self._closers.insert(-1, self._engine.close)
         self._closers.append(self._engine.unmount)
         self._engine.start()
+        if self._options.complete is not None:
+            self._start_completion(served, self._options.complete)
         self._timings.mark("fuse")
 
     @property
@@ -112,6 +116,8 @@ class FlistMount:
         grafted, index = tree
         self._engine.swap(index, grafted.replaced if lingering else ())
         self._mounted = index
+        if self._completion is not None:
+            self._completion.replace(index)
         notifier = self._engine.notifier
         for row, name in grafted.entries:
             notifier.forget_entry(row + 1, name)
@@ -124,6 +130,13 @@ class FlistMount:
         for row, name in names:
             self._engine.notifier.forget_entry(row + 1, name)
         return bool(names)
+
+    def _start_completion(self, served: Served, rate: int) -> None:
+        from zerofs.prefetch.completion import Completion
+
+        self._completion = Completion(served.tree, served.cache, served.fetcher, rate)
+        self._closers.append(self._completion.close)
+        self._completion.start()
 
     def _load(self, argument: str) -> LoadedFlist:
         return load_flist(argument, self._state, max_size=self._options.max_flist_size)

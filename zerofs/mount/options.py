@@ -27,6 +27,7 @@ class MountOptions(NamedTuple):
     debug: bool = False
     engine: str = "auto"
     prefetch: bool = True
+    complete: int | None = None  # bytes a second at which the rest of the image is fetched; None: not
     timeout: float = DEFAULT_TIMEOUT  # seconds that a read may wait
     cache_size: str | None = None  # as the user wrote it: bytes with a suffix, or per cent of the disk
     rw_size: str | None = None
