@@ -1,4 +1,4 @@
-"""A real image to mount: a minimal Debian or Ubuntu root with python3, built once and kept in a cache."""
+"""A real image to mount: a minimal Debian or Ubuntu root with Python and numpy, built once and kept in a cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zerofs.errors import ZerofsError
+
+PACKAGES = ("python3", "python3-numpy")  # beyond the minimum; they are part of the image's name
 
 
 class ImageUnavailableError(ZerofsError):
@@ -50,7 +52,7 @@ def _mirror(codename: str) -> list[str]:
 
 def _build(root: DebianRoot, codename: str) -> None:
     part = root.tar.with_suffix(".part.tar")
-    options = ["--quiet", "--variant=minbase", "--include=python3"]
+    options = ["--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     done = subprocess.run(
         ["mmdebstrap", *options, codename, part, *_mirror(codename)],
         capture_output=True,
@@ -81,8 +83,9 @@ def debian_root(cache: Path) -> DebianRoot:
         raise ImageUnavailableError("mmdebstrap is not installed")
     codename = _codename()
     cache.mkdir(parents=True, exist_ok=True)
-    root = DebianRoot(cache / f"{codename}.tar", cache / codename)
-    with (cache / f"{codename}.lock").open("w") as lock:
+    name = "-".join((codename, *PACKAGES))
+    root = DebianRoot(cache / f"{name}.tar", cache / name)
+    with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.tar.exists():
             shutil.rmtree(root.directory, ignore_errors=True)
