@@ -1,4 +1,4 @@
-# make build | demo | test | lint | types | annotate | warnings | bench | bench-peers | clean
+# make build | demo | test | lint | types | annotate | warnings | bench | bench-peers | bench-coldstart | clean
 
 SHELL := /bin/sh
 VENV := .venv
@@ -10,7 +10,7 @@ export PYTHON
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: build packages demo test lint types annotate warnings bench bench-peers clean
+.PHONY: build packages demo test lint types annotate warnings bench bench-peers bench-coldstart clean
 
 build: packages $(STAMPS)/extensions
 
@@ -67,6 +67,11 @@ $(STAMPS)/bench: pyproject.toml $(STAMPS)/installed
 bench-peers: build $(STAMPS)/bench
 	@$(BIN)/python -m zerofs.bench peers --targets --page bench/README.md --plot bench/peers.png \
 		--json bench/peers.json $(BENCH_ARGS)
+
+# Cold starts over emulated links, kept likewise.
+bench-coldstart: build $(STAMPS)/bench
+	@$(BIN)/python -m zerofs.bench coldstart --targets --page bench/README.md --plot bench/coldstart.png \
+		--json bench/coldstart.json $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .tox .demo

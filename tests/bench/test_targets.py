@@ -138,12 +138,13 @@ def test_json_has_every_sample_and_every_verdict(run):
 
 def test_a_page_keeps_the_last_tables(run, tmp_path):
     path = tmp_path / "page.md"
-    path.write_text(f"before\n{page.BEGIN}\nyesterday\n{page.END}\nafter\n")
+    (begin, end), (other, other_end) = page.marks(), page.marks("coldstart")
+    path.write_text(f"before\n{begin}\nyesterday\n{end}\nafter\n{other}\nanother\n{other_end}\n")
     for _ in range(2):
         page.put(path, markdown(run))
     text = path.read_text()
     assert text.startswith("before\n")
-    assert text.endswith("after\n")
+    assert text.endswith(f"after\n{other}\nanother\n{other_end}\n")
     assert "yesterday" not in text
     assert text.count("| walk-cold: find -ls, cold | 1,000 ms | ×0.60 (0.55–0.65) | ×2.00 (2.00–2.00) |") == 1
 

@@ -10,17 +10,19 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 from zerofs import __version__
-from zerofs.bench import host, page, plot
+from zerofs.bench import coldstart, host, page, plot
+from zerofs.bench.coldstart import COLDSTART, STARTS, ColdBench, Start
 from zerofs.bench.report import Run, as_dict, markdown, print_table, print_targets
-from zerofs.bench.runner import SUBJECTS, Bench, Pace, Result
+from zerofs.bench.runner import SUBJECTS, Bench, Pace, Report, Result
 from zerofs.bench.scenarios import SCENARIOS, SUITES, Scenario
-from zerofs.bench.targets import judge
+from zerofs.bench.starts import NAMES, FullPull
+from zerofs.bench.targets import START_TARGETS, judge
 from zerofs.cli.guard import guarded
 from zerofs.cli.parser import Parser
 from zerofs.errors import BackendError, UsageError
@@ -30,18 +32,22 @@ from zerofs.sizes import parse_size
 _COPIES = 9  # the large file itself, in Redis, in two caches, and in the peers' images
 _SPARE = 3 << 30  # bytes for the image and its copies
 _LEAST = 4  # rounds with everybody, however long they take
+T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EPILOG = """\
 Suites: `peers` is everything in the local cache, beside the peers; `fetch` is what having nothing on the host
-costs.  Without one, both.  Cold samples drop the kernel's caches, which takes root and slows the whole machine
-for a moment.
+costs.  Without one, both.  `coldstart` starts containers over emulated links; of its scenarios, only those at 20 ms
+and 100 Mbit/s are run unless --scenario names others.  Cold samples drop the kernel's caches, which takes root and
+slows the whole machine for a moment.
 
 examples:
   zerofs bench peers --targets
   zerofs bench peers --quick
   zerofs bench peers --scenario 'seq-*' --size 4G --minutes 5
   zerofs bench peers --targets --plot peers.png --json peers.json
+  zerofs bench coldstart --targets
+  zerofs bench coldstart --scenario 'numpy-*' --scenario 'read-all-5ms-1G' --minutes 20
 """
 
 
@@ -68,7 +74,9 @@ def build_parser() -> Parser:
         description="Measure zerofs beside the plain directory, squashfuse, ratarmount, squashfs and erofs.",
         epilog=EPILOG,
     )
-    parser.add_argument("suite", nargs="?", choices=SUITES, help="what to measure (default: both)")
+    parser.add_argument(
+        "suite", nargs="?", choices=(*SUITES, COLDSTART), help="what to measure (default: the first two)"
+    )
     parser.add_argument("--scenario", action="append", metavar="PATTERN", help="only these (see --list)")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--runs", type=_count, help="rounds of each where time allows (default 15, quick 1)")
@@ -101,9 +109,23 @@ def choose(suite: str | None, patterns: Sequence[str] | None) -> list[Scenario]:
     chosen = [
         scenario
         for scenario in SCENARIOS
-        if suite in (None, scenario.suite)
-        and (patterns is None or any(fnmatch.fnmatchcase(scenario.name, pattern) for pattern in patterns))
+        if suite in (None, scenario.suite) and (patterns is None or _matches(scenario.name, patterns))
     ]
+    return _at_least_one(chosen)
+
+
+def choose_starts(patterns: Sequence[str] | None, *, quick: bool) -> list[Start]:
+    """The cold starts whose names match any of the shell patterns; the usual ones where there are none."""
+    if patterns is not None:
+        return _at_least_one([start for start in STARTS if _matches(start.name, patterns)])
+    return list(coldstart.QUICK) if quick else [start for start in STARTS if start.usual]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _at_least_one(chosen: list[T]) -> list[T]:
     if not chosen:
         raise UsageError("no scenario of that name", hint="zerofs bench --list names them")
     return chosen
@@ -127,7 +149,7 @@ def _workplace(parent: Path, needed: int) -> Iterator[Path]:
             shutil.rmtree(directory)
 
 
-def _progress() -> Callable[[str], None]:
+def _progress() -> Report:
     """A line that replaces itself on a terminal, a line each elsewhere."""
     if not sys.stderr.isatty():
         return lambda text: print(text, file=sys.stderr, flush=True) if text else None
@@ -163,47 +185,113 @@ def _run_scenarios(bench: Bench, scenarios: Sequence[Scenario], pace: Pace, dead
     return [results[scenario.name] for scenario in scenarios if scenario.name in results]
 
 
+class _Limits(NamedTuple):
+    """How long, how often, how much."""
+
+    quick: bool
+    rounds: int
+    minutes: float
+    size: int  # bytes of the large file
+    deadline: float  # of `time.monotonic`
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> _Limits:
+        quick = arguments.quick
+        minutes = arguments.minutes or (1 if quick else 11)
+        return cls(
+            quick=quick,
+            rounds=arguments.runs or (1 if quick else 15),
+            minutes=minutes,
+            size=arguments.size or (8 << 20 if quick else 256 << 20),
+            deadline=time.monotonic() + minutes * 60,
+        )
+
+    def settings(self) -> dict[str, object]:
+        """For the report."""
+        names = {"rounds": self.rounds, "minutes": self.minutes, "size_bytes": self.size, "quick": self.quick}
+        return names | {"version": __version__}
+
+
 def _measure(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         plot.require()
     if arguments.page is not None:
-        page.require(arguments.page)
+        page.require(arguments.page, _mark(arguments))
+    limits, report = _Limits.of(arguments), _progress()
+    measure = _measure_starts if arguments.suite == COLDSTART else _measure_scenarios
+    run = measure(arguments, limits, report)
+    _publish(run, arguments)
+    return int(bool(run.failures()))
+
+
+def _measure_scenarios(arguments: argparse.Namespace, limits: _Limits, report: Report) -> Run:
     scenarios = choose(arguments.suite, arguments.scenario)
-    most = arguments.runs or (1 if arguments.quick else 15)
-    minutes = arguments.minutes or (1 if arguments.quick else 11)
-    size = arguments.size or (8 << 20 if arguments.quick else 256 << 20)
-    deadline = time.monotonic() + minutes * 60
-    report = _progress()
-    needed = _COPIES * size + (_SPARE if not arguments.quick else 0)
+    needed = _COPIES * limits.size + (_SPARE if not limits.quick else 0)
+    pace = Pace(limits.rounds, min(limits.rounds, _LEAST), 0)
     with (
         _workplace(arguments.workdir, needed) as workdir,
-        Bench(workdir, size=size, quick=arguments.quick, scenarios=scenarios, report=report) as bench,
+        Bench(workdir, size=limits.size, quick=limits.quick, scenarios=scenarios, report=report) as bench,
+        _left_alone(report),
     ):
-        try:
-            results = _run_scenarios(bench, scenarios, Pace(most, min(most, _LEAST), 0), deadline)
-        finally:
-            _ignore_signals()
-            report("")
+        results = _run_scenarios(bench, scenarios, pace, limits.deadline)
     present = {name for result in results for name in result.rows}
-    run = Run(
+    return Run(
         results=results,
         verdicts=judge(results),
         names=[kind.name for kind in SUBJECTS if kind.name in present],
         origins=bench.origins,
         missing=bench.missing,
         machine=host.describe(),
-        settings={"rounds": most, "minutes": minutes, "size_bytes": size, "quick": arguments.quick}
-        | {"version": __version__},
+        settings=limits.settings(),
     )
-    _publish(run, arguments)
-    return int(bool(run.failures()))
+
+
+def _measure_starts(arguments: argparse.Namespace, limits: _Limits, report: Report) -> Run:
+    starts = choose_starts(arguments.scenario, quick=limits.quick)
+    needed = _SPARE if not limits.quick else 0
+    with (
+        _workplace(arguments.workdir, needed) as workdir,
+        ColdBench(workdir, quick=limits.quick, starts=starts, report=report) as bench,
+        _left_alone(report),
+    ):
+        results = bench.run(Pace(limits.rounds, 1, limits.deadline - time.monotonic()))
+    present = {name for result in results for name in result.rows}
+    return Run(
+        results=results,
+        verdicts=judge(results, START_TARGETS),
+        names=[name for name in NAMES if name in present],
+        origins=bench.origins,
+        missing=bench.missing,
+        machine=host.describe(),
+        settings=limits.settings(),
+        base=FullPull.name,
+        base_title="the full pull",
+    )
+
+
+@contextmanager
+def _left_alone(report: Report) -> Iterator[None]:
+    """Around the measuring: whatever ends it, what follows is not disturbed by a signal."""
+    try:
+        yield
+    finally:
+        _ignore_signals()
+        report("")
+
+
+def _mark(arguments: argparse.Namespace) -> str:
+    """Which place of a page its tables go to."""
+    return COLDSTART if arguments.suite == COLDSTART else ""
 
 
 def _publish(run: Run, arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
-        plot.draw(run.results, run.names, arguments.plot)
+        if arguments.suite == COLDSTART:
+            plot.draw_starts(run.results, arguments.plot)
+        else:
+            plot.draw(run.results, run.names, arguments.plot)
     if arguments.page is not None:
-        page.put(arguments.page, markdown(run))
+        page.put(arguments.page, markdown(run), _mark(arguments))
     if arguments.json is not None:
         text = json.dumps(as_dict(run), indent=1)
         if str(arguments.json) == "-":
@@ -219,7 +307,9 @@ def _run(argv: Sequence[str]) -> int:
     arguments = build_parser().parse_args(argv)
     if arguments.list:
         for scenario in SCENARIOS:
-            print(f"{scenario.suite:6} {scenario.name:16} {scenario.title}")
+            print(f"{scenario.suite:9} {scenario.name:18} {scenario.title}")
+        for start in STARTS:
+            print(f"{COLDSTART:9} {start.name:18} {start.title}")
         return 0
     for number in _SIGNALS:
         signal.signal(number, _interrupted)

@@ -61,3 +61,47 @@ def draw(results: Sequence[Result], names: Sequence[str], path: Path) -> None:
     axes.grid(axis="x", which="both", alpha=0.25)
     figure.legend(loc="outside upper center", ncols=len(drawn) or 1, frameon=False)
     figure.savefig(path, format="png", dpi=110)
+
+
+_START_COLORS = {
+    "full-pull": "#999999",
+    "lazy": "#c1666b",
+    "heuristics": "#e4a672",
+    "profile": "#0b6e4f",
+    "warm": "#4d7ea8",
+}
+
+
+def draw_starts(results: Sequence[Result], path: Path) -> None:
+    """Write the plot of cold starts as PNG to `path`: seconds to the first output, medians with quartiles."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.6 + 0.9 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    height = 0.8 / len(_START_COLORS)
+    for place, (name, color) in enumerate(_START_COLORS.items()):
+        offset = (place - (len(_START_COLORS) - 1) / 2) * height
+        bars = [
+            (number + offset, spread)
+            for number, result in enumerate(results)
+            if name in result.rows and (spread := result.rows[name].spread) is not None
+        ]
+        axes.barh(
+            [at for at, _ in bars],
+            [spread.median for _, spread in bars],
+            height,
+            xerr=(
+                [spread.median - spread.low for _, spread in bars],
+                [spread.high - spread.median for _, spread in bars],
+            ),
+            color=color,
+            error_kw={"elinewidth": 1},
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(results)), [f"{row.scenario.name}\n{row.scenario.title}" for row in results])
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlabel("seconds from the mount command to the first output")
+    axes.grid(axis="x", which="both", alpha=0.25)
+    figure.legend(loc="outside upper center", ncols=len(_START_COLORS), frameon=False)
+    figure.savefig(path, format="png", dpi=110)

@@ -1,7 +1,7 @@
 """The results: tables for people, the same as Markdown for a page, JSON for programs.
 
-A cell holds the median and, below it, how many times the plain directory's time that is, with the quartiles of
-the rounds.  A ratio under 1 is faster than the plain directory.
+A cell holds the median and, below it, how many times the base's time that is, with the quartiles of the
+rounds.  A ratio under 1 is faster than the base: the plain directory or, of a cold start, the full pull.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 from zerofs.bench.runner import BASE, Result, Row
 from zerofs.bench.samples import Spread
-from zerofs.bench.targets import SUBJECT, Verdict
+from zerofs.bench.targets import SUBJECT, Target, Verdict
 
 _WIDTH = 170  # of a table that goes to no terminal
 
@@ -27,6 +27,8 @@ class Run(NamedTuple):
     missing: Mapping[str, str]
     machine: Mapping[str, object]
     settings: Mapping[str, object]
+    base: str = BASE
+    base_title: str = "the plain directory"
 
     def failures(self) -> list[tuple[str, Row]]:
         """(scenario, row) of whoever failed."""
@@ -52,15 +54,35 @@ def _range(value: Spread) -> str:
     return f"{value.low:.2f}–{value.high:.2f}"
 
 
-def _cell(result: Result, name: str) -> str:
+def _cell(result: Result, name: str, base: str) -> str:
     row = result.rows.get(name)
     if row is None:
         return ""
     if row.spread is None:
         return "failed"
     text = _quantity(row.spread.median, result.scenario.unit)
-    compared = result.ratio(name)
-    return text if compared is None else f"{text}\n×{compared.median:.2f}\n[dim]{_range(compared)}[/dim]"
+    if (compared := result.ratio(name, base)) is not None:
+        text += f"\n×{compared.median:.2f}\n[dim]{_range(compared)}[/dim]"
+    return "\n".join((text, *_details(row)))
+
+
+def _details(row: Row) -> list[str]:
+    """What else was measured, in lines: medians."""
+    found = {name: value.median for name in row.details if (value := row.of(name)) is not None}
+    lines = []
+    if "end" in found:
+        lines.append(f"ends {_quantity(found['end'], 's')}")
+    if "bytes" in found:
+        lines.append(f"{found['bytes'] / 2**20:,.1f} MiB, {found['requests']:,.0f} req")
+    if "again" in found:
+        lines.append(f"again {_quantity(found['again'], 's')}")
+    if "precision" in found and "recall" in found:
+        lines.append(f"P {found['precision']:.2f}, R {found['recall']:.2f}")
+    if "waits" in found:
+        lines.append(f"{found['waits']:,.0f} waits")
+    if "over_floor" in found:
+        lines.append(f"×{found['over_floor']:.2f} of the floor")
+    return lines
 
 
 def print_table(run: Run, output: IO[str] = sys.stdout) -> None:
@@ -70,13 +92,13 @@ def print_table(run: Run, output: IO[str] = sys.stdout) -> None:
     from rich.table import Table
 
     console = Console(file=output, width=None if output.isatty() else _WIDTH, highlight=False)
-    table = Table(box=SIMPLE_HEAD, title="medians; × the plain directory, median and quartiles of the rounds")
+    table = Table(box=SIMPLE_HEAD, title=f"medians; × {run.base_title}, median and quartiles of the rounds")
     table.add_column("scenario", no_wrap=True)
     for name in run.names:
         table.add_column(name, justify="right", style="bold" if name == SUBJECT else "")
     for result in run.results:
         head = f"{result.scenario.name}\n[dim]{result.scenario.title}\n{_rounds(result)}[/dim]"
-        table.add_row(head, *(_cell(result, name) for name in run.names))
+        table.add_row(head, *(_cell(result, name, run.base) for name in run.names))
     console.print(table)
     for name, origin in run.origins.items():
         console.print(f"{name}: {origin}")
@@ -101,7 +123,7 @@ def print_targets(run: Run, output: IO[str] = sys.stdout) -> None:
     from rich.table import Table
 
     console = Console(file=output, width=None if output.isatty() else _WIDTH, highlight=False)
-    table = Table(box=SIMPLE_HEAD, title=f"targets of {SUBJECT}; median and quartiles of the rounds")
+    table = Table(box=SIMPLE_HEAD, title="targets; median and quartiles of the rounds")
     for name in _TARGET_HEAD:
         table.add_column(name)
     for verdict in run.verdicts:
@@ -114,15 +136,21 @@ _TARGET_HEAD = ("target", "scenario", "bound", "measured", "verdict")
 
 def _target_cells(verdict: Verdict) -> tuple[str, str, str, str, str]:
     target, measured = verdict.target, verdict.measured
-    what = "" if target.base is None else f" {target.base}"
-    bound = f"≥ {target.bound:.2f} of the speed of{what}" if target.speed else f"≤ {target.bound:.2f}{what}"
+    subject = "" if target.subject == SUBJECT else f"{target.subject}: "
     return (
-        target.title,
+        f"{subject}{target.title}",
         f"worst: {verdict.scenario}" if target.sweep else verdict.scenario,
-        bound,
+        _bound(target),
         f"{measured.median:.2f} ({_range(measured)})",
         _verdict(verdict),
     )
+
+
+def _bound(target: Target) -> str:
+    sign = "≥" if target.speed else "≤"
+    if target.base is None:
+        return f"{sign} {target.bound:.2f}"
+    return f"{sign} {target.bound:.2f} {'of the speed of ' if target.speed else ''}{target.base}"
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -157,30 +185,34 @@ def markdown(run: Run) -> str:
 def _markdown_row(run: Run, result: Result) -> list[str]:
     cells = []
     for name in run.names:
-        row, compared = result.rows.get(name), result.ratio(name)
+        row, compared = result.rows.get(name), result.ratio(name, run.base)
+        parts = [] if row is None else _details(row)
         if compared is not None:
-            cells.append(f"×{compared.median:.2f} ({_range(compared)})")
-        elif row is not None:
-            cells.append(_quantity(row.spread.median, result.scenario.unit) if row.spread else "failed")
-        else:
-            cells.append("")
+            parts.insert(0, f"×{compared.median:.2f} ({_range(compared)})")
+        if row is not None and (compared is None or parts[1:]):
+            parts.insert(0, _quantity(row.spread.median, result.scenario.unit) if row.spread else "failed")
+        cells.append("<br>".join(parts))
     return [f"{result.scenario.name}: {result.scenario.title}", *cells]
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *("---:" for _ in head[1:])] if BASE in head else ["---"] * len(head)
+    rule = ["---"] * len(head) if head == _TARGET_HEAD else ["---", *("---:" for _ in head[1:])]
     return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
-def _row(result: Result, row: Row) -> dict[str, Any]:
-    compared = result.ratio(row.subject)
+def _row(result: Result, row: Row, base: str) -> dict[str, Any]:
+    compared = result.ratio(row.subject, base)
     return {
         "subject": row.subject,
-        "samples": {str(number): round(value, 6) for number, value in row.samples.items()},
+        "samples": _by_round(row.samples),
         "spread": row.spread.as_dict() if row.spread else None,
-        "ratio_to_plain": compared.as_dict() if compared else None,
+        f"ratio_to_{base}": compared.as_dict() if compared else None,
         "failure": row.failure,
-    }
+    } | ({"details": {name: _by_round(row.values(name)) for name in row.details}} if row.details else {})
+
+
+def _by_round(values: Mapping[int, float]) -> dict[str, float]:
+    return {str(number): round(value, 6) for number, value in values.items()}
 
 
 def as_dict(run: Run) -> dict[str, Any]:
@@ -195,7 +227,7 @@ def as_dict(run: Run) -> dict[str, Any]:
                 "name": result.scenario.name,
                 "title": result.scenario.title,
                 "unit": result.scenario.unit,
-                "results": [_row(result, row) for row in result.rows.values()],
+                "results": [_row(result, row, run.base) for row in result.rows.values()],
             }
             for result in run.results
         ],

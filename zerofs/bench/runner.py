@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from zerofs.bench import corpus, host
 from zerofs.bench.ours import DoNothing, Zerofs, ZerofsLlfuse
@@ -30,30 +30,52 @@ BASE = Plain.name
 Report = Callable[[str], None]
 
 
-class Row(NamedTuple):
+class Heading(Protocol):
+    """What is said of a scenario."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+
+
+class Row:
     """What one subject did in one scenario; no samples where it failed."""
 
-    subject: str
-    samples: dict[int, float]  # round → seconds, or what the scenario's unit is
-    failure: str | None = None
+    def __init__(self, subject: str, samples: dict[int, float], failure: str | None = None) -> None:
+        self.subject = subject
+        self.samples = samples  # round → seconds, or what the scenario's unit is
+        self.failure = failure
+        self.details: dict[str, dict[int, float]] = {}  # what else was measured, by its name, as the samples
 
     @property
     def spread(self) -> Spread | None:
-        return spread([*self.samples.values()]) if self.samples else None
+        return self.of()
+
+    def of(self, detail: str | None = None) -> Spread | None:
+        """The spread of the samples, or of a detail."""
+        values = self.values(detail)
+        return spread([*values.values()]) if values else None
+
+    def values(self, detail: str | None = None) -> dict[int, float]:
+        """The samples, or those of a detail."""
+        return self.samples if detail is None else self.details.get(detail, {})
 
 
 class Result(NamedTuple):
     """One scenario, all subjects."""
 
-    scenario: Scenario
+    scenario: Heading
     rows: dict[str, Row]
 
-    def ratio(self, subject: str, base: str = BASE) -> Spread | None:
-        """How many times the one's time the other's is; None where one is missing, or there is nothing to say."""
+    def ratio(self, subject: str, base: str = BASE, detail: str | None = None) -> Spread | None:
+        """How many times the one's time, or detail, the other's is; None where there is nothing to say."""
         row, other = self.rows.get(subject), self.rows.get(base)
         if row is None or other is None or row is other or self.scenario.unit == "ratio":
             return None
-        return ratio(row.samples, other.samples)
+        return ratio(row.values(detail), other.values(detail))
 
 
 class Pace(NamedTuple):
