@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.mounts import mounts_below
 from tests.support.sandbox import Sandbox
+from zerofs.bench.arguments import choose_starts
 from zerofs.bench.coldstart import STARTS
-from zerofs.bench.command import choose_starts
 from zerofs.bench.report import Run, as_dict, markdown, print_table, print_targets
 from zerofs.bench.runner import Result, Row
 from zerofs.bench.starts import NAMES, FullPull

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.mounts import mounts_below
 from tests.support.sandbox import Sandbox
-from zerofs.bench.command import choose
+from zerofs.bench.arguments import choose
 from zerofs.bench.scenarios import FETCH, PEERS, SCENARIOS
 from zerofs.errors import UsageError
 

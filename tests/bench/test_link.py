@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.resp import RespClient
 from zerofs.bench.line import Conditions
-from zerofs.bench.link import Link, LinkProcess
+from zerofs.bench.link import Link
+from zerofs.bench.linkprocess import LinkProcess
 from zerofs.errors import StoreUnreachableError
 
 FAST = Conditions(rtt=0.002, rate=1e9, jitter=0.0005)

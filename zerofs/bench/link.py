@@ -2,7 +2,7 @@
 
 ``python -m zerofs.bench.link HOST PORT RTT RATE JITTER`` listens on a free port of loopback and prints it.  It
 answers every line on its standard input with what has passed since the last one, as JSON, and ends when its input
-does.  `LinkProcess` starts one.
+does.  `zerofs.bench.linkprocess` starts one.
 
 When a byte comes out is arithmetic (`zerofs.bench.line`), so late wake-ups do not add up; the loop only has to
 be there in time.  Hence a process of its own, of one thread, that asks for a real-time priority.  A connection is
@@ -17,18 +17,15 @@ import json
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, Self
 
 import hiredis
 
 from zerofs.bench.line import Conditions, Line
-from zerofs.errors import StoreUnreachableError
+from zerofs.bench.linkprocess import Passed
 
 _BACKLOG = 128
 _READY = (
@@ -36,18 +33,6 @@ _READY = (
 )  # bytes that a server may have sent before the line takes them: it must not run empty in between
 _HELD = 64  # pieces that a receiver without room may have waiting
 _PRIORITY = 1  # the least of the real-time ones: ahead of everything else here
-
-
-class Passed(NamedTuple):
-    """What went over a link."""
-
-    connections: int  # that were opened
-    requests: int  # RESP commands
-    keys: tuple[str, ...]  # what GET asked for, each once, in hexadecimal digits, in order
-    sent: int  # bytes towards the server
-    received: int  # bytes from the server
-    late_mean: float  # seconds that a piece came out after its moment
-    late_most: float
 
 
 class _Half:
@@ -242,75 +227,6 @@ class Link:
 def _shut(each: socket.socket) -> None:
     with contextlib.suppress(OSError):  # not connected any more
         each.shutdown(socket.SHUT_RDWR)
-
-
-class LinkProcess:
-    """A link to `server` in a process of its own; its messages go into a log in `directory`.
-
-    Raises StoreUnreachableError where it does not start.
-    """
-
-    def __init__(self, server: tuple[str, int], conditions: Conditions, directory: Path) -> None:
-        self.conditions = conditions
-        arguments = [server[0], str(server[1]), *map(str, conditions)]
-        with (directory / "link.log").open("ab") as log:
-            # its own death signal, and a group in which no interrupt from the terminal reaches it
-            self._process = subprocess.Popen(
-                [
-                    "setpriv",
-                    "--pdeathsig",
-                    "KILL",
-                    "--",
-                    sys.executable,
-                    "-m",
-                    "zerofs.bench.link",
-                    *arguments,
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                process_group=0,
-            )
-        self.address = "127.0.0.1", int(self._line() or 0)
-
-    @property
-    def url(self) -> str:
-        """What a mount is told instead of the server's."""
-        return f"redis://{self.address[0]}:{self.address[1]}"
-
-    def passed(self) -> Passed:
-        """What went over it since the last call, or the start."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise StoreUnreachableError("the emulated link has ended") from None
-        told: dict[str, Any] = json.loads(self._line())
-        return Passed(**told | {"keys": tuple(told["keys"])})
-
-    def _line(self) -> bytes:
-        assert self._process.stdout is not None
-        line: bytes = self._process.stdout.readline()
-        if not line:
-            self.stop()
-            raise StoreUnreachableError("the emulated link has ended")
-        return line
-
-    def stop(self) -> None:
-        """End it, with every connection; fine where it has ended."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def _main() -> None:
