@@ -14,10 +14,13 @@ from tests.support.mounts import mounts_below
 from tests.support.sandbox import Sandbox
 from zerofs.bench.arguments import choose_starts
 from zerofs.bench.coldstart import STARTS
+from zerofs.bench.linkprocess import Passed
+from zerofs.bench.measured import measure
 from zerofs.bench.report import Run, as_dict, markdown, print_table, print_targets
 from zerofs.bench.runner import Result, Row
 from zerofs.bench.starts import NAMES, FullPull
 from zerofs.bench.targets import START_TARGETS, judge
+from zerofs.bench.workloads import Ran
 from zerofs.errors import UsageError
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="dropping the kernel's caches takes root")
@@ -92,6 +95,24 @@ def test_guesses_have_to_spare_a_reader_half_of_its_waits():
 def test_a_warm_start_is_compared_by_its_repetitions():
     rows = row("warm", 9.0, again=[1.01]), row("warm-off", 1.0, again=[1.0])
     assert verdicts(result(NUMPY, *rows))["no slower with prefetch"].met
+
+
+PASSED = Passed(
+    connections=1, requests=40, keys=("aa",), sent=900, received=5000, late_mean=0.0001, late_most=0.002
+)
+
+
+def test_a_sample_is_told_from_its_beginning():
+    first, details = measure(100.0, Ran(first=100.5, end=102.0), PASSED, {})
+    assert first == 0.5
+    assert details == {"end": 2.0, "bytes": 5000.0, "requests": 40.0, "late": 0.002}
+
+
+def test_what_a_mount_tells_of_its_prefetch_is_part_of_a_sample():
+    told = {"precision": 0.9, "recall": 1, "missed": 7, "late": 3, "demanded": 50, "note": "new"}
+    _, details = measure(0.0, Ran(1.0, 1.0), PASSED, told)
+    assert (details["precision"], details["recall"], details["waits"]) == (0.9, 1.0, 10.0)
+    assert "demanded" not in details
 
 
 @pytest.fixture
