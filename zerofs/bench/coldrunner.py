@@ -267,7 +267,7 @@ class ColdBench:
         if wanted:
             floor = start.conditions.seconds(wanted, round_trips=2)
             for row in (rows[kind.name] for kind in FETCHING if kind.name in rows):
-                row.details["over_floor"] = {number: value / floor for number, value in row.samples.items()}
+                row.details["over_floor"] = {number: end / floor for number, end in row.values("end").items()}
         return rows
 
 

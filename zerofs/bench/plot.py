@@ -75,12 +75,18 @@ _START_COLORS = {
 def draw_starts(results: Sequence[Result], path: Path) -> None:
     """Write the plot of cold starts as PNG to `path`: seconds to the first output, medians with quartiles."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
+    colors = {
+        name: color
+        for name, color in _START_COLORS.items()
+        if any(name in result.rows and result.rows[name].samples for result in results)
+    }
     figure = Figure(figsize=(11, 1.6 + 0.9 * len(results)), layout="constrained")
     axes = figure.add_subplot()
-    height = 0.8 / len(_START_COLORS)
-    for place, (name, color) in enumerate(_START_COLORS.items()):
-        offset = (place - (len(_START_COLORS) - 1) / 2) * height
+    height = 0.8 / max(len(colors), 1)
+    for place, (name, color) in enumerate(colors.items()):
+        offset = (place - (len(colors) - 1) / 2) * height
         bars = [
             (number + offset, spread)
             for number, result in enumerate(results)
@@ -101,7 +107,10 @@ def draw_starts(results: Sequence[Result], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_yticks(range(len(results)), [f"{row.scenario.name}\n{row.scenario.title}" for row in results])
     axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds from the mount command to the first output")
     axes.grid(axis="x", which="both", alpha=0.25)
-    figure.legend(loc="outside upper center", ncols=len(_START_COLORS), frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(colors) or 1, frameon=False)
     figure.savefig(path, format="png", dpi=110)
