@@ -133,6 +133,22 @@ def test_many_connections_at_once_get_what_is_theirs(link):
     assert link.passed().requests == 8 + 8 * 4
 
 
+def test_a_receiver_with_little_room_gets_all_of_it(link):
+    payload = os.urandom(2 << 20)
+    with RespClient(link.address) as client:
+        client.command("SET", "big", payload)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        other.settimeout(20)
+        other.connect(link.address)
+        other.sendall(b"*2\r\n$3\r\nGET\r\n$3\r\nbig\r\n")
+        wanted = b"$%d\r\n%s\r\n" % (len(payload), payload)
+        got = bytearray()
+        while len(got) < len(wanted) and (piece := other.recv(3000)):
+            got += piece
+    assert got == wanted
+
+
 def test_half_of_a_connection_may_end_before_the_other(listener, tmp_path):
     with (
         LinkProcess(listener.getsockname(), FAST, tmp_path) as link,

@@ -123,7 +123,7 @@ def print_targets(run: Run, output: IO[str] = sys.stdout) -> None:
     from rich.table import Table
 
     console = Console(file=output, width=None if output.isatty() else _WIDTH, highlight=False)
-    table = Table(box=SIMPLE_HEAD, title="targets; median and quartiles of the rounds")
+    table = Table(box=SIMPLE_HEAD, title=f"targets of {SUBJECT}; median and quartiles of the rounds")
     for name in _TARGET_HEAD:
         table.add_column(name)
     for verdict in run.verdicts:
