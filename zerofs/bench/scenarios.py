@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from zerofs.bench import host
 from zerofs.bench.ours import DoNothing, Zerofs
 from zerofs.bench.subjects import Plain, Subject
+from zerofs.bench.wire import SMALL_CHUNKS, Wire
 from zerofs.bench.work import READERS, Load, read_all
 
 PEERS = "peers"
@@ -40,6 +42,10 @@ def _mounted(kind: type[Subject]) -> bool:
 
 def _with_memory(kind: type[Subject]) -> bool:
     return kind.serves and kind is not DoNothing
+
+
+def _ours(kind: type[Subject]) -> bool:
+    return kind is Zerofs
 
 
 def _with_store(kind: type[Subject]) -> bool:
@@ -161,6 +167,19 @@ def _memory_fetched(subject: Subject, load: Load) -> float:
     return _memory(subject, load)
 
 
+@lru_cache(maxsize=1)
+def _wire(store: str) -> Wire:
+    return Wire(store)
+
+
+def _wire_large(subject: Subject, load: Load) -> float:
+    return _wire(Zerofs.store).against_redis_benchmark()
+
+
+def _wire_small(subject: Subject, load: Load) -> float:
+    return _wire(Zerofs.store).small_into_the_cache(subject.place)
+
+
 def _block(size: int) -> Work:
     return lambda load, root: load.sequential(root, size)
 
@@ -226,6 +245,24 @@ SCENARIOS = (
     ),
     _fetched("image-fetch", "every file read, fetched from Redis", lambda _, root: read_all(root)),
     _fetched("seq-fetch", "large file, fetched from Redis", Load.sequential, "file"),
+    Scenario(
+        *(
+            "wire-large",
+            "chunks of 512 KiB undecoded, time over redis-benchmark's",
+            _wire_large,
+            "file",
+            "ratio",
+        ),
+        takes=_ours,
+        drops=False,
+        suite=FETCH,
+    ),
+    Scenario(
+        *("wire-small", f"{SMALL_CHUNKS:,} chunks of 1 KiB into the cache", _wire_small, "file"),
+        takes=_ours,
+        drops=False,
+        suite=FETCH,
+    ),
     Scenario(
         *("memory-fetch", "own memory after fetching the image", _memory_fetched, "image", "MiB"),
         takes=_with_memory,

@@ -17,6 +17,7 @@ from zerofs.bench.runner import Result
 from zerofs.bench.samples import Spread
 from zerofs.bench.starts import FullPull, Heuristics, Lazy, Profile, Warm, WarmOff
 from zerofs.bench.subjects import Plain
+from zerofs.bench.wire import SMALL_CHUNKS
 
 SUBJECT = Zerofs.name
 
@@ -100,6 +101,8 @@ TARGETS = (
     Target("twice the llfuse engine on walks", ("walk-*",), ZerofsLlfuse.name, 2.0, speed=True),
     Target("8 readers no slower in total than one", ("readers-gain",), None, 1.0),
     Target("no reader starves", ("readers-uneven",), None, 2.0),
+    Target("fetching at 80 % of redis-benchmark", ("wire-large",), None, 1.25),
+    Target("20,000 small chunks a second into the cache", ("wire-small",), None, SMALL_CHUNKS / 20_000),
 )
 
 
