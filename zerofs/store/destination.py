@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from zerofs.errors import StoreProtocolError, StoreRefusedError, StoreTimeoutError, StoreUnreachableError
-from zerofs.store.base import Payload, Store, open_store
+from zerofs.store.base import Found, Payload, Store, open_store
 from zerofs.store.breaker import Breaker
 from zerofs.store.layers import UnusableUrl
 from zerofs.store.tally import Tally
@@ -27,7 +27,7 @@ class Destination:
         self.rejected = Tally(_logger, f"{self.display}: chunks that do not verify")
         self._url = url
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[Sequence[Payload | None]]:
+    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[Sequence[Found]]:
         """As `Store.get_batches`, and one answer per id for certain; keeps the breaker informed."""
         started = time.monotonic()
         answered = 0

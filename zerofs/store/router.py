@@ -28,7 +28,7 @@ from zerofs.errors import (
     ZerofsError,
 )
 from zerofs.store.backoff import Backoff
-from zerofs.store.base import Payload
+from zerofs.store.base import Found, Payload
 from zerofs.store.destination import Destination
 from zerofs.store.ids import id_digits, id_text
 from zerofs.store.layers import RouterConfig, UnusableUrl
@@ -213,13 +213,13 @@ class Router:
                 position += 1
 
     def _offer(
-        self, destination: Destination, asked: list[_Want], payloads: Sequence[Payload | None], judge: Judge
+        self, destination: Destination, asked: list[_Want], payloads: Sequence[Found], judge: Judge
     ) -> None:
         """Have what arrived from `destination` judged."""
         arrived: list[tuple[_Want, Payload]] = []
         for want, payload in zip(asked, payloads, strict=True):
-            if payload is None:
-                want.faults[destination] = None
+            if payload is None or isinstance(payload, StoreError):
+                want.faults[destination] = payload
             else:
                 arrived.append((want, payload))
         if not arrived:
