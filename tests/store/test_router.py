@@ -462,8 +462,13 @@ class MemoryStore:
                 raise StoreRefusedError(f"{self.display}: refused")
             yield self.held.get(each)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[list[bytes | None]]:
         return gather((payload, lambda: True) for payload in self.get_many(ids, deadline))
+
+    def is_patient(self) -> bool:
+        return False
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [each in self.held for each in ids]

@@ -20,6 +20,8 @@ Answers = list[tuple[Want, Found]]
 class Asking:
     """Asks `destination` for `wants` until `limit`, a value of ``time.monotonic()``."""
 
+    patience: float | None = None  # seconds, see `Store.get_batches`
+
     def __init__(self, destination: Destination, wants: Sequence[Want], limit: float) -> None:
         self.destination = destination
         self.limit = limit
@@ -33,7 +35,7 @@ class Asking:
         return self._wants[self._position :]
 
     def step(self) -> Answers | None:
-        """Wait for the next answers, at least one of them; None where each chunk has got its own.
+        """Wait for the next answers, none of them if patience ends; None where each chunk has got its own.
 
         What the destination cannot give does not stop the others.  The payloads of the last step are gone then.
         """
@@ -41,7 +43,8 @@ class Asking:
             self._finish()
             return None
         if self._batches is None:
-            self._batches = self.destination.get_batches([want.id for want in self.owed], self.limit)
+            ids = [want.id for want in self.owed]
+            self._batches = self.destination.get_batches(ids, self.limit, self.patience)
         try:
             found: Sequence[Found] = next(self._batches)
         except (StoreUnreachableError, StoreRefusedError) as fault:

@@ -42,14 +42,23 @@ class Store(Protocol):
         """
         ...
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[Sequence[Found]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[Sequence[Found]]:
         """The same, several at a time where they are there already; none waits for another.
+
+        `patience`: where nothing has come for so many seconds an empty batch is handed out before the next
+        one, if the store `is_patient`.
 
         A store of several parts hands out an error in place of what only a part that is gone has.
         Who asks for the next batch has done with the payloads of this one: their memory is used again.
 
         An error concerns the id that comes after those handed out.
         """
+        ...
+
+    def is_patient(self) -> bool:
+        """Whether `get_batches` heeds its `patience` if it is called now."""
         ...
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:

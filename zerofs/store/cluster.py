@@ -35,12 +35,17 @@ class ClusterStore:
                 raise found
             yield found
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Found]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[list[Found]]:
         answers = self._get(ids, deadline)
         for batch in gather((self._found(outcome), is_next_here) for outcome, is_next_here in answers):
             yield batch
             for found in batch:
                 self._spares.give(found)
+
+    def is_patient(self) -> bool:
+        return False
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         commands = [(b"EXISTS", chunk_id) for chunk_id in ids]

@@ -11,7 +11,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from zerofs.errors import StoreError, StoreProtocolError, StoreRefusedError, StoreUnreachableError
+from zerofs.errors import (
+    StoreError,
+    StoreProtocolError,
+    StoreRefusedError,
+    StoreTimeoutError,
+    StoreUnreachableError,
+)
 from zerofs.store.base import Payload
 from zerofs.store.resp import ARRAY, ERROR, Answer, Answers, answer_error, encode
 from zerofs.store.spares import Spares
@@ -94,6 +100,19 @@ class RespConnection:
             self._fault = fault
             return False
 
+    def has_answer_within(self, seconds: float) -> bool:
+        """Whether the next answer, or the reason why there is none, is here before so many seconds are over."""
+        limit = time.monotonic() + seconds
+        while not self.has_answer() and self._fault is None:
+            try:
+                self._send()
+                self._wire.wait(limit, writing=bool(self._out))
+            except StoreTimeoutError:
+                return False
+            except StoreError as fault:
+                self._fault = fault
+        return True
+
     def is_stale(self) -> bool:
         return self._answers.pending or bool(self._out) or self._wire.is_stale()
 
@@ -166,7 +185,7 @@ class RespConnection:
                 limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
             size = self._wire.receive(self._answers.room())
             if size == 0:
-                raise StoreUnreachableError(f"{self._wire.display}: the connection was closed")
+                raise self._closed()
             if size == WOULD_BLOCK or time.monotonic() >= limit:
                 self._wire.wait(min(limit, time.monotonic() + quiet), writing=bool(self._out))
             else:
@@ -180,10 +199,15 @@ class RespConnection:
             self._next = self._answers.take()
             if self._next is None:
                 size = self._wire.receive(self._answers.room())
-                if size in (0, WOULD_BLOCK):
+                if size == WOULD_BLOCK:
                     return False
+                if size == 0:
+                    raise self._closed()
                 self._answers.received(size)
         return True
+
+    def _closed(self) -> StoreUnreachableError:
+        return StoreUnreachableError(f"{self._wire.display}: the connection was closed")
 
     def _send(self) -> bool:
         """Send what the socket takes; whether it took anything."""

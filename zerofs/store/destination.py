@@ -29,13 +29,18 @@ class Destination:
         self.rejected = Tally(_logger, f"{self.display}: chunks that do not verify")
         self._url = url
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Generator[Sequence[Found]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Generator[Sequence[Found]]:
         """As `Store.get_batches`, and one answer per id for certain; keeps breaker and latency informed."""
         started = time.monotonic()
         answered = 0
         self.latency.asked()
         try:
-            for batch in self._store().get_batches(ids, deadline):
+            for batch in self._store().get_batches(ids, deadline, patience):
+                if not batch:
+                    yield batch
+                    continue
                 if not answered:
                     self.latency.answered(time.monotonic() - started)
                 answered += len(batch)
@@ -56,6 +61,10 @@ class Destination:
             self._failed(fault, started)
             raise
         self.breaker.succeeded()
+
+    def is_patient(self) -> bool:
+        """As `Store.is_patient`."""
+        return self._store().is_patient()
 
     def close(self) -> None:
         if isinstance(self._url, StoreUrl):

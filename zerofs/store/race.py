@@ -4,7 +4,8 @@ Late is what takes longer than nearly all that the same destination has answered
 a few per cent of all, never more: a budget is earned with each chunk that is asked for.  Who loses is not cut off:
 a helper reads the rest of its answers and drops them, so that its connection can be used again.
 
-The waiting is done by helper threads, the judging by the thread that runs the race.  `Hedges` is shared by all
+Until somebody is late, the thread that runs the race waits itself, if the store lets it go in time; from then on
+helper threads wait.  The judging is done by the thread that runs the race.  `Hedges` is shared by all
 races of a router: `_lock` guards its counts.
 """
 
@@ -102,6 +103,8 @@ class _Runner:
             arrival: Answers | BaseException | None
             try:
                 arrival = self.asking.step()
+                if arrival == []:
+                    continue  # it was late before
             except BaseException as fault:  # noqa: BLE001  raised again by whoever waits
                 arrival = fault
             with self._lock:
@@ -129,15 +132,20 @@ class Race:
         self._runners: list[_Runner] = []  # that still owe something
 
     def run(self, first: Asking, late: float) -> bool:
-        """Until each chunk of `first` is served or nobody who was asked owes it; False where it cannot begin.
+        """Until each chunk of `first` is served or nobody who was asked owes it; False where no helper is free.
 
         `late`: seconds without an answer from `first` that few take; then others are asked, too.
         """
+        late = max(late * PATIENCE, SOONEST)
+        is_late = False
+        if first.destination.is_patient():
+            if not self._is_late_at_last(first, late):
+                return True
+            is_late = True
         runner = self._start(first)
         if runner is None:
             return False
-        late = max(late * PATIENCE, SOONEST)
-        hedge_at = time.monotonic() + late
+        hedge_at = time.monotonic() + (0.0 if is_late else late)
         try:
             while any(not want.served for runner in self._runners for want in runner.owed):
                 now = time.monotonic()
@@ -155,6 +163,16 @@ class Race:
             for each in self._runners:
                 each.drop(self._helpers)
         return True
+
+    def _is_late_at_last(self, first: Asking, late: float) -> bool:
+        """Take its steps here, as long as none takes too long: a helper costs more than most answers."""
+        first.patience = late
+        while (answers := first.step()) is not None:
+            if not answers:
+                first.patience = None  # for what is asked anew
+                return True
+            self._offer(first.destination, answers)
+        return False
 
     def _start(self, asking: Asking) -> _Runner | None:
         runner = _Runner(asking, self._mailbox)
@@ -196,7 +214,8 @@ class Race:
     def _finish(self, runner: _Runner) -> None:
         """Take the remaining steps here: there is no helper left."""
         while (answers := runner.asking.step()) is not None:
-            self._offer(runner.asking.destination, answers)
+            if answers:
+                self._offer(runner.asking.destination, answers)
 
     def _give_up(self) -> None:
         """A store that does not even notice that its time is over."""

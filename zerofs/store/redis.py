@@ -31,12 +31,25 @@ class RespStore:
         for answer, _ in self._server.ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
             yield self._payload(answer)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Payload | None]]:
-        asked = self._server.ask([(b"GET", chunk_id) for chunk_id in ids], deadline)
-        for batch in gather((self._payload(answer), connection.has_answer) for answer, connection in asked):
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[list[Payload | None]]:
+        asked, connection = self._server.begin([(b"GET", chunk_id) for chunk_id in ids], deadline)
+        batches = gather((self._payload(answer), connection.has_answer) for answer, connection in asked)
+        owed = len(ids)
+        while True:
+            if patience is not None and owed and not connection.has_answer_within(patience):
+                yield []  # once a batch: who asks on is ready to wait
+            batch = next(batches, None)
+            if batch is None:
+                return
+            owed -= len(batch)
             yield batch
             for payload in batch:
                 self._spares.give(payload)
+
+    def is_patient(self) -> bool:
+        return self._server.has_idle()  # a new connection may take its time
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [

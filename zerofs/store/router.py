@@ -62,6 +62,7 @@ class Router:
             self._lookup += [pools[name] for name in layer.lookup]
             self._caches += [pools[name] for name in layer.cache]
         self._write_back = WriteBack()
+        self._has_replicas = any(len(pool.rules) > 1 for pool in self._lookup)
         self._helpers = helpers or Helpers()
         self._hedges = Hedges()
         self._closing = threading.Event()
@@ -168,10 +169,13 @@ class Router:
             if Race(self._helpers, self._hedges, offer).run(asking, late):
                 return
         while (answers := asking.step()) is not None:
-            self._offer(asking.destination, answers, judge)
+            if answers:
+                self._offer(asking.destination, answers, judge)
 
     def _patience(self, asking: Asking) -> float | None:
         """Seconds after which others are to be asked as well; None where that cannot be."""
+        if not self._has_replicas:
+            return None
         shared = sum(want.rival() is not None for want in asking.owed)
         if not shared or not self._hedges.earn(shared):
             return None
@@ -179,9 +183,10 @@ class Router:
 
     def _offer(self, destination: Destination, answers: Answers, judge: Judge) -> None:
         """Have what arrived from `destination` judged; what came too late is dropped."""
-        answers = [(want, found) for want, found in answers if not want.served]
         arrived: list[tuple[Want, Payload]] = []
         for want, found in answers:
+            if want.served:
+                continue
             if found is None or isinstance(found, StoreError):
                 want.faults[destination] = found
             else:
@@ -195,7 +200,7 @@ class Router:
             want.served = True
             if not want.waiting[0].is_cache:
                 self._fill_caches(want.id, payload)
-        if answers and not any(want.served for want, _ in answers):
+        if not any(want.served for want, _ in answers):
             destination.latency.useless()
 
     def _fill_caches(self, chunk_id: bytes, payload: Payload) -> None:

@@ -33,9 +33,14 @@ class Server:
         `quiet`: seconds after which a server that says nothing at all is given up.  A kept connection that
         turns out to be dead is replaced once, unseen.  Run it to its end, or close it.
         """
+        return self.begin(commands, deadline, quiet)[0]
+
+    def begin(
+        self, commands: Sequence[Command], deadline: float, quiet: float = ANSWER_TIMEOUT
+    ) -> tuple[Generator[Answered], RespConnection]:
+        """The same, and the connection on which they are on their way."""
         answers = self._ask(commands, deadline, quiet)
-        next(answers)
-        return answers
+        return answers, next(answers)[1]
 
     def inquire(self, command: Command, deadline: float) -> Nested:
         """The answer to one command, arrays as lists; see `RespConnection.inquire`."""
@@ -47,6 +52,10 @@ class Server:
             raise
         self._pool.give(connection)
         return answer
+
+    def has_idle(self) -> bool:
+        """Whether a connection is there already."""
+        return self._pool.has_idle()
 
     def close(self) -> None:
         """Drop the idle connections."""
