@@ -6,7 +6,6 @@ at a time.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Sequence
 
 from zerofs.errors import StoreError, StoreRefusedError, StoreUnreachableError
@@ -64,6 +63,8 @@ class Asking:
 
     def _finish(self) -> None:
         """Let the destination see that all is answered, so that its connection can be used again."""
-        if self._batches is not None:
-            with contextlib.suppress(StoreError):  # whatever it is, it concerns no chunk
+        try:
+            if self._batches is not None:
                 next(self._batches, None)
+        except StoreError:
+            return  # whatever it is, it concerns no chunk

@@ -184,8 +184,10 @@ class Router:
     def _offer(self, destination: Destination, answers: Answers, judge: Judge) -> None:
         """Have what arrived from `destination` judged; what came too late is dropped."""
         arrived: list[tuple[Want, Payload]] = []
+        helped = False
         for want, found in answers:
             if want.served:
+                helped = True
                 continue
             if found is None or isinstance(found, StoreError):
                 want.faults[destination] = found
@@ -197,10 +199,10 @@ class Router:
                 destination.rejected.add(f"{id_text(want.id)}: {fault}")
                 want.faults[destination] = fault
                 continue
-            want.served = True
+            helped = want.served = True
             if not want.waiting[0].is_cache:
                 self._fill_caches(want.id, payload)
-        if not any(want.served for want, _ in answers):
+        if not helped:
             destination.latency.useless()
 
     def _fill_caches(self, chunk_id: bytes, payload: Payload) -> None:
