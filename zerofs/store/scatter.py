@@ -99,15 +99,7 @@ class Scatter:
 
     def _round(self, wants: Sequence[_Want]) -> Iterator[tuple[_Want, Lane | None]]:
         """Ask for each of `wants` once; in order, the lane on which its answer comes, if anybody was asked."""
-        lanes: dict[Target, Lane] = {}
-        self._lanes.clear()
-        slots = self._topology.map(self._deadline)
-        for want in wants:
-            target = self._target(want, slots)
-            if target is not None:
-                lane = lanes.setdefault(target, Lane(target, is_first=not lanes))
-                lane.add(want.command)
-                self._lanes[want.position] = lane
+        lanes = self._assigned(wants)
         try:
             for lane in lanes.values():
                 lane.start(self._deadline)
@@ -121,12 +113,32 @@ class Scatter:
 
     # -- whom to ask -----------------------------------------------------------------------------
 
-    def _target(self, want: _Want, slots: SlotMap) -> Target | None:
-        if want.redirect is not None:
-            return want.redirect
-        want.shard = slots.shard(want.slot)
-        nodes = self._holders(want.shard)
-        left = [node for node in nodes if node not in want.tried]
+    def _assigned(self, wants: Sequence[_Want]) -> dict[Target, Lane]:
+        """A lane to everybody who is asked for any of `wants`."""
+        lanes: dict[Target, Lane] = {}
+        usual: dict[Shard | None, Target | None] = {}  # who is asked where nobody was before
+        slots = self._topology.map(self._deadline)
+        self._lanes.clear()
+        for want in wants:
+            shard = want.shard = slots.shard(want.slot)
+            target = want.redirect
+            if target is None and want.tried:
+                target = self._target(shard, want.tried)
+            elif target is None:
+                if shard not in usual:
+                    usual[shard] = self._target(shard, ())
+                target = usual[shard]
+            if target is not None:
+                lane = lanes.get(target)
+                if lane is None:
+                    lane = lanes[target] = Lane(target, is_first=not lanes)
+                lane.add(want.command)
+                self._lanes[want.position] = lane
+        return lanes
+
+    def _target(self, shard: Shard | None, tried: Sequence[Node]) -> Target | None:
+        nodes = self._holders(shard)
+        left = [node for node in nodes if node not in tried]
         if not left:
             return None
         if len(left) > 1 and not (left[0].breaker.is_suspect and left[0].breaker.claim_probe()):
