@@ -131,10 +131,10 @@ def test_a_corrupt_and_an_incomplete_replica_are_one_whole(
     incomplete.load((id, chunks[id]) for id in ids if id not in missing)
     for cache, order in (("one", [corrupt, incomplete]), ("two", [incomplete, corrupt])):
         near = new_store(f"near-{cache}")
-        replicas = "".join(f"    '00:FF': {store.url}\n" for store in order)
+        # Pools are asked in this order; replicas in one pool would be in that of their speed.
+        pools = "".join(f"  far{n}:\n    '00:FF': {store.url}\n" for n, store in enumerate(order))
         router = (
-            f"pools:\n  far:\n{replicas}  near:\n    '00:FF': {near.url}\n"
-            "lookup: [near, far]\ncache: [near]\n"
+            f"pools:\n{pools}  near:\n    '00:FF': {near.url}\nlookup: [near, far0, far1]\ncache: [near]\n"
         )
         mounted = mount(router, "--cache", sandbox.path / cache, allow=["chunks that do not verify"])
         reads_right(mounted)

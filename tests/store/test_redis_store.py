@@ -365,7 +365,8 @@ def answering(now: bytes, later: bytes = b"") -> tuple[socket.socket, Store, thr
             connection.sendall(now)
             go_on.wait(30)
             connection.sendall(later)
-            connection.recv(65536)
+            if later:
+                connection.recv(65536)
 
     threading.Thread(target=serve, daemon=True).start()
     return listener, store_at(f"redis://127.0.0.1:{listener.getsockname()[1]}"), go_on
@@ -378,6 +379,28 @@ def test_what_arrived_together_is_handed_out_together_and_waits_for_nothing_more
         assert must_end(lambda: next(batches)) == [b"a", None, b"c"]
         go_on.set()  # had it waited for the fourth, its time would be over now
         assert must_end(lambda: list(batches)) == [[b"d", b"e"]]
+
+
+def test_who_has_little_patience_is_told_that_nothing_came_and_waits_on_if_he_likes() -> None:
+    listener, store, go_on = answering(b"$1\r\na\r\n", b"$1\r\nb\r\n")
+    with listener:
+        batches = store.get_batches([b"1", b"2"], within(20), patience=0.05)
+        first = must_end(lambda: next(batches))
+        assert (first or must_end(lambda: next(batches))) == [b"a"]
+        assert must_end(lambda: next(batches)) == []
+        go_on.set()
+        assert must_end(lambda: list(batches)) == [[b"b"]]
+
+
+def test_a_connection_that_ends_meanwhile_is_no_reason_for_patience() -> None:
+    listener, store, go_on = answering(b"$1\r\na\r\n")
+    with listener:
+        batches = store.get_batches([b"1", b"2"], within(20), patience=15.0)
+        assert must_end(lambda: next(batches)) == [b"a"]
+        listener.close()
+        go_on.set()  # it waits for more requests then, and gets none
+        with pytest.raises(StoreUnreachableError, match="closed"):
+            must_end(lambda: list(batches), 10)
 
 
 @pytest.mark.parametrize("rest", [b"*1\r\n", b"$1\r\nxyz", b"-ERR no\r\n", b"$999999999999\r\n"])

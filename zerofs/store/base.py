@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from zerofs.errors import StoreError
 from zerofs.store.process import PerProcess
-from zerofs.store.url import WEB_SCHEMES, StoreUrl
+from zerofs.store.url import CLUSTER_SCHEME, WEB_SCHEMES, StoreUrl
 
 MAX_BATCH = 4 * 1024 * 1024  # bytes of payloads that are handed out together; the last one may exceed it
 MAX_PAYLOAD = 256 * 1024 * 1024 + 64 * 1024  # bytes; the largest chunk that a flist can name, encoded
 
 Payload = bytes | bytearray  # an encoded chunk; nobody changes it
+Found = Payload | None | StoreError  # a chunk, None where the store lacks it, or why it alone cannot be had
 IsNextHere = Callable[[], bool]
+F = TypeVar("F", bound=Found)
 
 
 class Store(Protocol):
@@ -40,13 +42,23 @@ class Store(Protocol):
         """
         ...
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[Sequence[Payload | None]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[Sequence[Found]]:
         """The same, several at a time where they are there already; none waits for another.
 
+        `patience`: where nothing has come for so many seconds an empty batch is handed out before the next
+        one, if the store `is_patient`.
+
+        A store of several parts hands out an error in place of what only a part that is gone has.
         Who asks for the next batch has done with the payloads of this one: their memory is used again.
 
         An error concerns the id that comes after those handed out.
         """
+        ...
+
+    def is_patient(self) -> bool:
+        """Whether `get_batches` heeds its `patience` if it is called now."""
         ...
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
@@ -89,6 +101,10 @@ def _make(url: StoreUrl) -> Store:
         from zerofs.store.redis import RespStore
 
         return RespStore(url)
+    if url.scheme == CLUSTER_SCHEME:
+        from zerofs.store.cluster import ClusterStore
+
+        return ClusterStore(url)
     if url.scheme in WEB_SCHEMES:
         from zerofs.store.web import WebStore
 
@@ -98,17 +114,18 @@ def _make(url: StoreUrl) -> Store:
     return DirectoryStore(url)
 
 
-def gather(answers: Iterable[tuple[Payload | None, IsNextHere]]) -> Iterator[list[Payload | None]]:
+def gather(answers: Iterable[tuple[F, IsNextHere]]) -> Iterator[list[F]]:
     """Batches for `get_batches`: each payload comes with whether the next one can be had without waiting.
 
     What was gathered before an error is handed out before it is raised.
     """
-    batch: list[Payload | None] = []
+    batch: list[F] = []
     size = 0
     try:
         for payload, is_next_here in answers:
             batch.append(payload)
-            size += len(payload or b"")
+            if payload is not None and not isinstance(payload, StoreError):
+                size += len(payload)
             if size >= MAX_BATCH or not is_next_here():
                 yield batch
                 batch, size = [], 0

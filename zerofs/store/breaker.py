@@ -45,7 +45,7 @@ class Breaker:
         """Whether the caller, and nobody else for now, is to try whether the destination is back."""
         with self._lock:
             now = time.monotonic()
-            if self._failures < THRESHOLD or now < self._probe_at:
+            if not self._failures or now < self._probe_at:
                 return False
             self._probe_at = now + self._pause
             return True
@@ -67,6 +67,6 @@ class Breaker:
                 self._pause = FIRST_PAUSE
             self._failures += 1
             self._latest = now
+            self._probe_at = now + self._pause
             if self._failures >= THRESHOLD:
-                self._probe_at = now + self._pause
                 self._pause = min(self._pause * 2, LONGEST_PAUSE)

@@ -11,9 +11,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from zerofs.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from zerofs.errors import (
+    StoreError,
+    StoreProtocolError,
+    StoreRefusedError,
+    StoreTimeoutError,
+    StoreUnreachableError,
+)
 from zerofs.store.base import Payload
-from zerofs.store.resp import ERROR, Answer, Answers, answer_error, encode
+from zerofs.store.resp import ARRAY, ERROR, Answer, Answers, answer_error, encode
 from zerofs.store.spares import Spares
 from zerofs.store.url import StoreUrl
 from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
@@ -21,8 +27,11 @@ from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
 ANSWER_TIMEOUT = 10.0  # seconds from one answer, or from the last byte that could be sent, to the next answer
 MAX_IN_FLIGHT = 64  # requests without an answer
 MAX_QUEUED = 2 * 1024 * 1024  # bytes of requests that wait for the socket
+MAX_NESTED = 1 << 19  # elements of an answer with arrays, those of inner ones included
+MAX_DEPTH = 6  # of arrays in arrays
 
 Command = Sequence[Payload]
+Nested = Payload | int | None | list["Nested"]
 
 
 class RespConnection:
@@ -37,12 +46,14 @@ class RespConnection:
         self._fault: StoreError | None = None  # what comes after that
 
     @classmethod
-    def open(cls, url: StoreUrl, deadline: float, spares: Spares | None = None) -> RespConnection:
-        """Connect and log in.  Raises StoreUnreachableError or StoreRefusedError."""
+    def open(
+        cls, url: StoreUrl, deadline: float, spares: Spares | None = None, greeting: Sequence[Command] = ()
+    ) -> RespConnection:
+        """Connect, log in and send `greeting`.  Raises StoreUnreachableError or StoreRefusedError."""
         deadline = min(deadline, time.monotonic() + CONNECT_TIMEOUT)
         connection = cls(connect(url, deadline), spares)
         try:
-            for answer in connection.exchange(_introduction(url), deadline):
+            for answer in connection.exchange([*_introduction(url), *greeting], deadline):
                 if answer.kind == ERROR and isinstance(answer.value, bytes):
                     raise _refused(url, answer.value)
         except BaseException:
@@ -50,23 +61,33 @@ class RespConnection:
             raise
         return connection
 
-    def exchange(self, commands: Iterable[Command], deadline: float) -> Iterator[Answer]:
-        """The answer to each command, in order.
+    def exchange(
+        self, commands: Iterable[Command], deadline: float, quiet: float = ANSWER_TIMEOUT
+    ) -> Iterator[Answer]:
+        """The answer to each command, in order.  The first requests are on their way when this returns.
 
-        Raises StoreUnreachableError and its kinds.  Unless it runs to its end, close the connection.
+        `quiet`: seconds after which a server that says nothing at all is given up.  The iterator raises
+        StoreUnreachableError and its kinds.  Unless it runs to its end, close the connection.
         """
         source = iter(commands)
-        in_flight = 0
-        exhausted = False
-        while True:
-            if not exhausted and in_flight <= MAX_IN_FLIGHT // 2:
-                added, exhausted = self._queue(source, MAX_IN_FLIGHT - in_flight)
-                in_flight += added
-            if not in_flight:
-                self._answers.take()  # raises where more came than was asked for
-                return
-            yield self._next_answer(deadline)
-            in_flight -= 1
+        in_flight, exhausted = self._queue(source, MAX_IN_FLIGHT)
+        try:
+            self._send()
+        except StoreError as fault:
+            self._fault = fault
+        return self._answers_to(source, in_flight, exhausted, deadline, quiet)
+
+    def inquire(self, command: Command, deadline: float) -> Nested:
+        """The answer to one command, arrays as lists.  Raises the StoreError for an error answer, as it stands.
+
+        After any error close the connection.
+        """
+        self._queue(iter([command]), 1)
+        self._answers.nested = True
+        elements = self._elements(deadline)
+        answer = self._nest(elements, MAX_DEPTH)
+        self._answers.nested = False
+        return answer
 
     def has_answer(self) -> bool:
         """Whether the next answer is here.  Takes in what the socket has, and does not wait.
@@ -79,11 +100,52 @@ class RespConnection:
             self._fault = fault
             return False
 
+    def has_answer_within(self, seconds: float) -> bool:
+        """Whether the next answer, or the reason why there is none, is here before so many seconds are over."""
+        limit = time.monotonic() + seconds
+        while not self.has_answer() and self._fault is None:
+            try:
+                self._send()
+                self._wire.wait(limit, writing=bool(self._out))
+            except StoreTimeoutError:
+                return False
+            except StoreError as fault:
+                self._fault = fault
+        return True
+
     def is_stale(self) -> bool:
         return self._answers.pending or bool(self._out) or self._wire.is_stale()
 
     def close(self) -> None:
         self._wire.close()
+
+    def _answers_to(
+        self, source: Iterator[Command], in_flight: int, exhausted: bool, deadline: float, quiet: float
+    ) -> Iterator[Answer]:
+        while True:
+            if not exhausted and in_flight <= MAX_IN_FLIGHT // 2:
+                added, exhausted = self._queue(source, MAX_IN_FLIGHT - in_flight)
+                in_flight += added
+            if not in_flight:
+                self._answers.take()  # raises where more came than was asked for
+                return
+            yield self._next_answer(deadline, quiet)
+            in_flight -= 1
+
+    def _elements(self, deadline: float) -> Iterator[Answer]:
+        for _ in range(MAX_NESTED):
+            yield self._next_answer(deadline, ANSWER_TIMEOUT)
+        raise StoreProtocolError(f"{self._wire.display}: an answer with too many elements")
+
+    def _nest(self, elements: Iterator[Answer], depth: int) -> Nested:
+        kind, value = next(elements)
+        if kind == ERROR and isinstance(value, bytes):
+            raise answer_error(self._wire.display, value)
+        if kind != ARRAY or not isinstance(value, int):
+            return value
+        if not depth:
+            raise StoreProtocolError(f"{self._wire.display}: arrays nested too deeply")
+        return [self._nest(elements, depth - 1) for _ in range(value)]
 
     def _queue(self, source: Iterator[Command], room: int) -> tuple[int, bool]:
         """Queue up to `room` commands; how many, and whether there are no more."""
@@ -111,7 +173,7 @@ class RespConnection:
             self._out.append(memoryview(piece))
             self._queued += len(piece)
 
-    def _next_answer(self, deadline: float) -> Answer:
+    def _next_answer(self, deadline: float, quiet: float) -> Answer:
         answer, self._next = self._next, None
         if answer is not None:
             return answer
@@ -123,9 +185,9 @@ class RespConnection:
                 limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
             size = self._wire.receive(self._answers.room())
             if size == 0:
-                raise StoreUnreachableError(f"{self._wire.display}: the connection was closed")
+                raise self._closed()
             if size == WOULD_BLOCK or time.monotonic() >= limit:
-                self._wire.wait(limit, writing=bool(self._out))
+                self._wire.wait(min(limit, time.monotonic() + quiet), writing=bool(self._out))
             else:
                 self._answers.received(size)
         return answer
@@ -137,10 +199,15 @@ class RespConnection:
             self._next = self._answers.take()
             if self._next is None:
                 size = self._wire.receive(self._answers.room())
-                if size in (0, WOULD_BLOCK):
+                if size == WOULD_BLOCK:
                     return False
+                if size == 0:
+                    raise self._closed()
                 self._answers.received(size)
         return True
+
+    def _closed(self) -> StoreUnreachableError:
+        return StoreUnreachableError(f"{self._wire.display}: the connection was closed")
 
     def _send(self) -> bool:
         """Send what the socket takes; whether it took anything."""

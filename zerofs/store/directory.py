@@ -33,8 +33,13 @@ class DirectoryStore:
             self._in_time(deadline)
             yield self._read(chunk_id)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Payload | None]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[list[Payload | None]]:
         return gather((payload, lambda: True) for payload in self.get_many(ids, deadline))
+
+    def is_patient(self) -> bool:
+        return False
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         found = []

@@ -54,6 +54,10 @@ class ConnectionPool(Generic[C]):
             connection.close()
         return self._connect(deadline), False
 
+    def has_idle(self) -> bool:
+        """Whether there is one at this moment that need not be made."""
+        return bool(self._idle.get().connections)
+
     def give(self, connection: C) -> None:
         """Keep a connection on which every request has been answered."""
         idle = self._idle.get()

@@ -1,19 +1,17 @@
 """Redis, Valkey, ARDB, 0-db: whatever answers GET, SET and EXISTS in RESP2.
 
-Each call takes a connection from the pool, pipelines its requests on it and gives it back when
-every one has been answered; a connection with an unanswered request is closed.  Thread-safe.
+The requests of a call are pipelined on one connection (see `server`).  Thread-safe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from zerofs.errors import StoreError, StoreProtocolError, StoreTimeoutError, StoreUnreachableError
+from zerofs.errors import StoreError, StoreProtocolError
 from zerofs.store.base import Payload, gather
-from zerofs.store.connection import Command, RespConnection
 from zerofs.store.ids import id_text
-from zerofs.store.pool import ConnectionPool
 from zerofs.store.resp import BULK, ERROR, INTEGER, STATUS, Answer, answer_error
+from zerofs.store.server import Server
 from zerofs.store.spares import Spares
 from zerofs.store.url import StoreUrl
 
@@ -27,63 +25,51 @@ class RespStore:
         self.display = url.display
         self._url = url
         self._spares = Spares()
-        self._pool = ConnectionPool(lambda deadline: RespConnection.open(url, deadline, self._spares))
+        self._server = Server(url, self._spares)
 
     def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[Payload | None]:
-        for answer, _ in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
+        for answer, _ in self._server.ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
             yield self._payload(answer)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[Payload | None]]:
-        asked = self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline)
-        for batch in gather((self._payload(answer), connection.has_answer) for answer, connection in asked):
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[list[Payload | None]]:
+        asked, connection = self._server.begin([(b"GET", chunk_id) for chunk_id in ids], deadline)
+        batches = gather((self._payload(answer), connection.has_answer) for answer, connection in asked)
+        owed = len(ids)
+        while True:
+            if patience is not None and owed and not connection.has_answer_within(patience):
+                yield []  # once a batch: who asks on is ready to wait
+            batch = next(batches, None)
+            if batch is None:
+                return
+            owed -= len(batch)
             yield batch
             for payload in batch:
                 self._spares.give(payload)
 
+    def is_patient(self) -> bool:
+        return self._server.has_idle()  # a new connection may take its time
+
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [
             self._flag(answer)
-            for answer, _ in self._ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
+            for answer, _ in self._server.ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
         ]
 
     def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         if self._url.scheme == "zdb":
             self._refuse_large(items)
-        for answer, _ in self._ask([(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline):
+        for answer, _ in self._server.ask(
+            [(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline
+        ):
             # 0-db answers the key, or a null bulk where the value is there already.
             if answer.kind not in (STATUS, BULK):
                 raise self._unexpected(answer)
 
     def close(self) -> None:
-        self._pool.clear()
+        self._server.close()
         self._spares.clear()
-
-    def _ask(self, commands: Sequence[Command], deadline: float) -> Generator[tuple[Answer, RespConnection]]:
-        """The answers in order, and where each came from.
-
-        A kept connection that turns out to be dead is replaced once, unseen.
-        """
-        answered = 0
-        while True:
-            connection, used_before = self._pool.take(deadline)
-            unanswered = True
-            try:
-                for answer in connection.exchange(commands[answered:], deadline):
-                    answered += 1
-                    yield answer, connection
-                unanswered = False
-                return
-            except (StoreTimeoutError, StoreProtocolError):
-                raise
-            except StoreUnreachableError:
-                if not used_before:
-                    raise
-                self._pool.clear()  # the others were made no later and are as dead
-            finally:
-                if unanswered:
-                    connection.close()
-                else:
-                    self._pool.give(connection)
 
     def _payload(self, answer: Answer) -> Payload | None:
         if answer.kind != BULK or isinstance(answer.value, int):

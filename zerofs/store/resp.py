@@ -1,7 +1,8 @@
 """RESP2 as far as stores speak it: commands out, answers in, nothing trusted.
 
-Only the answers that the commands in use can have are let through: status, error, integer and bulk.
-Each length is checked before anything is made by it, and memory grows only as fast as bytes arrive.
+Only the answers that the commands in use can have are let through: status, error, integer and bulk; arrays
+only where `Answers.nested` says that one was asked for.  Each length is checked before anything is made by it,
+and memory grows only as fast as bytes arrive.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from zerofs.store.spares import Spares
 
 MAX_LINE = 16 * 1024  # bytes of a status, an error or a length
 MAX_DIGITS = 20  # of a number, its sign included
+MAX_ARRAY = 65536  # elements
 
-STATUS, ERROR, INTEGER, BULK = b"+-:$"
+STATUS, ERROR, INTEGER, BULK, ARRAY = b"+-:$*"
 
 _BUFFER = 64 * 1024  # bytes received at once; more than a line
 _GLANCE = 4 * 1024  # bytes received at once where a long payload is likely to begin
@@ -35,7 +37,7 @@ class Answer(NamedTuple):
     """One answer: `kind` is the byte that it began with."""
 
     kind: int
-    value: Payload | int | None  # STATUS, ERROR: bytes; BULK: a payload, None for null; INTEGER: int
+    value: Payload | int | None  # STATUS, ERROR: bytes; BULK: a payload, None for null; INTEGER, ARRAY: int
 
 
 class Answers:
@@ -45,11 +47,12 @@ class Answers:
     that is not all there gets a place of its own, and the rest is received right into it.
 
     `spares` are buffers to be used for that.  `expected` counts the answers that are still to begin: a
-    server that sends more is broken.
+    server that sends more is broken.  An array is its length, and its elements are further answers.
     """
 
     def __init__(self, display: str, spares: Spares | None = None) -> None:
         self.expected = 0
+        self.nested = False  # whether an array is let through; then no element may be longer than a line
         self._spares = spares or Spares()
         self._display = display
         self._buffer = bytearray(_BUFFER)
@@ -86,7 +89,7 @@ class Answers:
         if self._begin == self._end:
             return None
         kind = self._buffer[self._begin]
-        if kind not in (STATUS, ERROR, INTEGER, BULK):
+        if kind not in (STATUS, ERROR, INTEGER, BULK) and not (kind == ARRAY and self.nested):
             raise self._fault("answer of a type that was not asked for")
         if self.expected <= 0:
             raise self._fault("answer to no question")
@@ -102,6 +105,8 @@ class Answers:
         self._begin = end
         if kind == BULK:
             return self._take_bulk(self._number(line))
+        if kind == ARRAY:
+            return self._begin_array(self._number(line))
         return Answer(kind, self._number(line) if kind == INTEGER else line)
 
     @property
@@ -114,8 +119,14 @@ class Answers:
             raise self._fault("malformed number")
         return int(digits)
 
+    def _begin_array(self, length: int) -> Answer:
+        if not 0 <= length <= MAX_ARRAY:
+            raise self._fault("malformed length")
+        self.expected += length
+        return Answer(ARRAY, length)
+
     def _take_bulk(self, length: int) -> Answer | None:
-        if length > MAX_PAYLOAD:
+        if length > MAX_PAYLOAD or (self.nested and length > MAX_LINE):
             raise self._fault(f"announces {length} bytes, more than any chunk has")
         if length < -1:
             raise self._fault("malformed length")
@@ -223,6 +234,6 @@ def answer_error(display: str, line: bytes, secrets: tuple[bytes, ...] = ()) -> 
     if line.startswith(_CLUSTER):
         return StoreError(
             f"{display}: it is one node of a Redis Cluster and does not hold every key",
-            hint="redis-cluster:// is not supported; name a store that holds every chunk of its range",
+            hint="name the cluster: redis-cluster://host:port, with one of its nodes or several",
         )
     return StoreError(message)

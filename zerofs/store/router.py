@@ -2,7 +2,8 @@
 
 Its place is between the fetcher, whose threads call `fetch_batches` concurrently, and the stores.
 A miss, an error or a chunk that does not verify goes on to the next destination; connection trouble is
-tried again, with pauses, until the deadline.  Destinations whose breaker is open come last.
+tried again, with pauses, until the deadline.  The replicas of a pool are asked in the order of their speed (`want`),
+and a late one gets another beside it (`race`).  Destinations whose breaker is open come last.
 
 The router's own state never changes after it is made; breakers, stores and the write-back queue have
 their own locks, and none is held here while anything is waited for.
@@ -16,24 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from zerofs.errors import (
-    ChunkError,
-    ChunkMissingError,
-    StoreAuthError,
-    StoreError,
-    StoreProtocolError,
-    StoreRefusedError,
-    StoreTimeoutError,
-    StoreUnreachableError,
-    ZerofsError,
-)
+from zerofs.errors import ChunkError, StoreError, ZerofsError
+from zerofs.store.asking import Answers, Asking
 from zerofs.store.backoff import Backoff
 from zerofs.store.base import Payload
 from zerofs.store.destination import Destination
+from zerofs.store.helpers import Helpers
 from zerofs.store.ids import id_digits, id_text
 from zerofs.store.layers import RouterConfig, UnusableUrl
+from zerofs.store.race import Hedges, HedgeStats, Race
 from zerofs.store.ranges import IdRange
 from zerofs.store.url import StoreUrl
+from zerofs.store.want import Candidate, Want, in_order
 from zerofs.store.writeback import WriteBack
 
 Accept = Callable[[int, Payload], None]
@@ -42,17 +37,6 @@ Fail = Callable[[int, ZerofsError], None]
 
 CLOSE_TIMEOUT = 2.0  # seconds that closing gives to what is queued for cache pools
 PROBE_TIMEOUT = 10.0
-
-# Which error speaks for several: what the user has to mend before what may pass, a miss last.
-_TELLING: tuple[type[ZerofsError], ...] = (
-    StoreAuthError,
-    ChunkError,
-    StoreRefusedError,
-    StoreProtocolError,
-    StoreTimeoutError,
-    StoreUnreachableError,
-    StoreError,
-)
 
 _logger = logging.getLogger(__name__)
 
@@ -65,45 +49,11 @@ class _Pool(NamedTuple):
         return (destination for ids, destination in self.rules if ids.matches(digits))
 
 
-class _Candidate(NamedTuple):
-    destination: Destination
-    is_cache: bool
-
-
-class _Want:
-    """One chunk on its way: who is still to be asked in this pass, and what the others said."""
-
-    __slots__ = ("candidates", "faults", "id", "index", "served", "waiting")
-
-    def __init__(self, index: int, chunk_id: bytes, candidates: list[_Candidate]) -> None:
-        self.index = index
-        self.id = chunk_id
-        self.candidates = candidates
-        self.waiting: list[_Candidate] = []
-        self.faults: dict[Destination, ZerofsError | None] = {}  # None: it lacks the chunk
-        self.served = False
-
-    def start_pass(self) -> None:
-        """Line up those worth asking: all at first, later those that were out of reach."""
-        self.waiting = [each for each in self.candidates if self._worth_asking(each.destination)]
-        if len(self.waiting) > 1:
-            self.waiting.sort(key=lambda each: each.destination.breaker.is_open)
-
-    def is_hopeful(self) -> bool:
-        """Whether asking again may help."""
-        return any(
-            isinstance(fault, StoreUnreachableError) and not destination.breaker.is_given_up
-            for destination, fault in self.faults.items()
-        )
-
-    def _worth_asking(self, destination: Destination) -> bool:
-        return destination not in self.faults or isinstance(self.faults[destination], StoreUnreachableError)
-
-
 class Router:
     """Layers, top first, as one source of chunks.  Thread-safe."""
 
-    def __init__(self, layers: Sequence[RouterConfig]) -> None:
+    def __init__(self, layers: Sequence[RouterConfig], helpers: Helpers | None = None) -> None:
+        """`helpers` wait for replicas of which several are asked at once."""
         self._destinations: dict[StoreUrl | UnusableUrl, Destination] = {}
         self._lookup: list[_Pool] = []
         self._caches: list[_Pool] = []
@@ -112,6 +62,9 @@ class Router:
             self._lookup += [pools[name] for name in layer.lookup]
             self._caches += [pools[name] for name in layer.cache]
         self._write_back = WriteBack()
+        self._has_replicas = any(len(pool.rules) > 1 for pool in self._lookup)
+        self._helpers = helpers or Helpers()
+        self._hedges = Hedges()
         self._closing = threading.Event()
 
     def fetch_many(self, ids: Sequence[bytes], accept: Accept, fail: Fail, deadline: float) -> None:
@@ -131,17 +84,17 @@ class Router:
         for which it rejects the payload.  It must not keep payloads: their memory is used again.
         """
         backoff = Backoff()
-        wants = [_Want(index, chunk_id, self._candidates(chunk_id)) for index, chunk_id in enumerate(ids)]
+        wants = [Want(index, chunk_id, self._candidates(chunk_id)) for index, chunk_id in enumerate(ids)]
         while wants:
             self._pass(wants, judge, deadline)
             unserved = [want for want in wants if not want.served]
             wants = [want for want in unserved if want.is_hopeful()]
             for want in unserved:
                 if not want.is_hopeful():
-                    fail(want.index, _final_error(want))
+                    fail(want.index, want.error())
             if wants and not backoff.wait(deadline, self._closing):
                 for want in wants:
-                    fail(want.index, _final_error(want))
+                    fail(want.index, want.error())
                 return
 
     def destinations(self) -> list[str]:
@@ -155,6 +108,10 @@ class Router:
     def written_back(self) -> tuple[int, int]:
         """Chunks written to cache pools and chunks dropped on the way."""
         return self._write_back.counts()
+
+    def hedges(self) -> HedgeStats:
+        """How many chunks were asked of a second replica because the first one was late."""
+        return self._hedges.stats()
 
     def close(self) -> None:
         """End retries, give the cache pools a last moment, and drop idle connections."""
@@ -170,69 +127,83 @@ class Router:
     def _destination(self, url: StoreUrl | UnusableUrl) -> Destination:
         return self._destinations.setdefault(url, Destination(url))
 
-    def _candidates(self, chunk_id: bytes) -> list[_Candidate]:
+    def _candidates(self, chunk_id: bytes) -> list[Candidate]:
         """Who may hold the chunk, in order; a store that several rules name is asked once."""
         digits = id_digits(chunk_id)
-        found: dict[Destination, _Candidate] = {}
-        for pool in self._lookup:
+        found: dict[Destination, Candidate] = {}
+        for number, pool in enumerate(self._lookup):
             for destination in pool.holders(digits):
-                found.setdefault(destination, _Candidate(destination, pool.is_cache))
+                found.setdefault(destination, Candidate(destination, number, pool.is_cache))
         return list(found.values())
 
-    def _pass(self, wants: Sequence[_Want], judge: Judge, deadline: float) -> None:
+    def _pass(self, wants: Sequence[Want], judge: Judge, deadline: float) -> None:
         """Ask the candidates of every chunk until it is served or all have been asked once."""
+        lines: dict[tuple[Candidate, ...], list[Candidate]] = {}
+
+        def order(candidates: tuple[Candidate, ...]) -> list[Candidate]:
+            line = lines.get(candidates)
+            if line is None:
+                line = lines[candidates] = in_order(candidates)
+            return line
+
         for want in wants:
-            want.start_pass()
+            want.start_pass(order)
             self._probe_passed_over(want)
         work = [want for want in wants if want.waiting]
         while work:
             destination = _next_destination(work)
             batch = [want for want in work if want.waiting[0].destination is destination]
-            self._ask(destination, batch, judge, deadline)
+            self._ask(Asking(destination, batch, _share(batch, deadline)), judge)
             for want in batch:
                 want.waiting.pop(0)
             work = [want for want in work if want.waiting and not want.served]
 
-    def _ask(self, destination: Destination, batch: list[_Want], judge: Judge, deadline: float) -> None:
-        """Ask one destination for a batch; a chunk that it cannot give does not stop the others."""
-        limit = _share(batch, deadline)
-        position = 0
-        while position < len(batch):
-            try:
-                for payloads in destination.get_batches([want.id for want in batch[position:]], limit):
-                    asked = batch[position : position + len(payloads)]
-                    position += len(payloads)
-                    self._offer(destination, asked, payloads, judge)
-                return
-            except (StoreUnreachableError, StoreRefusedError) as fault:
-                for want in batch[position:]:
-                    want.faults[destination] = fault
-                return
-            except StoreError as fault:
-                batch[position].faults[destination] = fault
-                position += 1
+    def _ask(self, asking: Asking, judge: Judge) -> None:
+        """Ask one destination for a batch, and where it is late others beside it."""
+        late = self._patience(asking)
+        if late is not None:
 
-    def _offer(
-        self, destination: Destination, asked: list[_Want], payloads: Sequence[Payload | None], judge: Judge
-    ) -> None:
-        """Have what arrived from `destination` judged."""
-        arrived: list[tuple[_Want, Payload]] = []
-        for want, payload in zip(asked, payloads, strict=True):
-            if payload is None:
-                want.faults[destination] = None
+            def offer(destination: Destination, answers: Answers) -> None:
+                self._offer(destination, answers, judge)
+
+            if Race(self._helpers, self._hedges, offer).run(asking, late):
+                return
+        while (answers := asking.step()) is not None:
+            if answers:
+                self._offer(asking.destination, answers, judge)
+
+    def _patience(self, asking: Asking) -> float | None:
+        """Seconds after which others are to be asked as well; None where that cannot be."""
+        if not self._has_replicas:
+            return None
+        shared = sum(want.rival() is not None for want in asking.owed)
+        if not shared or not self._hedges.earn(shared):
+            return None
+        return asking.destination.latency.late
+
+    def _offer(self, destination: Destination, answers: Answers, judge: Judge) -> None:
+        """Have what arrived from `destination` judged; what came too late is dropped."""
+        arrived: list[tuple[Want, Payload]] = []
+        helped = False
+        for want, found in answers:
+            if want.served:
+                helped = True
+                continue
+            if found is None or isinstance(found, StoreError):
+                want.faults[destination] = found
             else:
-                arrived.append((want, payload))
-        if not arrived:
-            return
-        verdicts = judge([(want.index, payload) for want, payload in arrived])
+                arrived.append((want, found))
+        verdicts = judge([(want.index, payload) for want, payload in arrived]) if arrived else ()
         for (want, payload), fault in zip(arrived, verdicts, strict=True):
             if fault is not None:
                 destination.rejected.add(f"{id_text(want.id)}: {fault}")
                 want.faults[destination] = fault
                 continue
-            want.served = True
+            helped = want.served = True
             if not want.waiting[0].is_cache:
                 self._fill_caches(want.id, payload)
+        if not helped:
+            destination.latency.useless()
 
     def _fill_caches(self, chunk_id: bytes, payload: Payload) -> None:
         digits = id_digits(chunk_id)
@@ -241,7 +212,7 @@ class Router:
             if holder is not None:
                 self._write_back.offer(holder, chunk_id, bytes(payload))  # its memory is used again
 
-    def _probe_passed_over(self, want: _Want) -> None:
+    def _probe_passed_over(self, want: Want) -> None:
         """Find out in the background whether a destination that others stand in for is back."""
         if not want.waiting or want.waiting[0].destination.breaker.is_open:
             return  # it is asked in any case
@@ -267,7 +238,7 @@ def _probe(destination: Destination, chunk_id: bytes) -> None:
         _logger.debug("still passed over: %s", fault)
 
 
-def _next_destination(work: Sequence[_Want]) -> Destination:
+def _next_destination(work: Sequence[Want]) -> Destination:
     """Whom to ask next: the first chunk's, unless that one failed lately and another did not."""
     for want in work:
         if not want.waiting[0].destination.breaker.is_suspect:
@@ -275,25 +246,7 @@ def _next_destination(work: Sequence[_Want]) -> Destination:
     return work[0].waiting[0].destination
 
 
-def _share(batch: Sequence[_Want], deadline: float) -> float:
+def _share(batch: Sequence[Want], deadline: float) -> float:
     """The time that one destination may take, so that those after it get theirs."""
     now = time.monotonic()
     return now + (deadline - now) / max(len(want.waiting) for want in batch)
-
-
-def _final_error(want: _Want) -> ZerofsError:
-    """One error for all that was tried, of the most telling class."""
-    name = f"chunk {id_text(want.id)}"
-    if not want.candidates:
-        return ChunkMissingError(f"{name}: no router has a range for it")
-    faults = [want.faults[each.destination] for each in want.candidates]
-    reasons = (
-        str(fault) if fault is not None else f"{each.destination.display}: missing"
-        for each, fault in zip(want.candidates, faults, strict=True)
-    )
-    message = f"{name}: " + "; ".join(reasons)
-    for kind in _TELLING:
-        for fault in faults:
-            if isinstance(fault, kind):
-                return type(fault)(message, hint=fault.hint)
-    return ChunkMissingError(message)

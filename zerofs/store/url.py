@@ -11,10 +11,19 @@ from typing import NamedTuple
 
 from zerofs.errors import StoreConfigError
 
-DEFAULT_PORTS = {"ardb": 16379, "redis": 6379, "rediss": 6379, "zdb": 9900, "http": 80, "https": 443}
+CLUSTER_SCHEME = "redis-cluster"
+DEFAULT_PORTS = {
+    "ardb": 16379,
+    "redis": 6379,
+    "rediss": 6379,
+    CLUSTER_SCHEME: 6379,
+    "zdb": 9900,
+    "http": 80,
+    "https": 443,
+}
 RESP_SCHEMES = frozenset({"ardb", "redis", "rediss", "zdb", "unix"})
 WEB_SCHEMES = frozenset({"http", "https"})
-UNSUPPORTED_SCHEMES = frozenset({"s3", "s3s", "server", "redis-cluster"})
+UNSUPPORTED_SCHEMES = frozenset({"s3", "s3s", "server"})
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 _HOST = re.compile(r"[^\s/?#@\[\]:]+\Z")
@@ -23,6 +32,9 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _SAFE_IN_PATH = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~/!$'()*+,;=:")
 _MAX_UNIX_PATH = 107  # bytes, sun_path without its NUL
+_MAX_SEEDS = 64
+
+Address = tuple[str, int]  # host, an IPv6 one without brackets, and port
 
 
 class StoreUrl(NamedTuple):
@@ -36,6 +48,7 @@ class StoreUrl(NamedTuple):
     namespace: bytes = b""  # of a 0-db; empty for its default one
     auth: tuple[bytes, ...] = ()  # arguments of AUTH; user and password of HTTP
     namespace_password: bytes = b""
+    others: tuple[Address, ...] = ()  # nodes of a cluster that are asked where `host` does not answer
 
     def __repr__(self) -> str:
         return f"<StoreUrl {self.display}>"
@@ -49,13 +62,21 @@ class StoreUrl(NamedTuple):
             query = f"?namespace={quote(self.namespace)}" if self.namespace else ""
             query = f"?db={self.database}" if self.database else query
             return f"{self.scheme}://{quote(self.path)}{query}"
-        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
         tail = quote(self.path)
         if self.database:
             tail = f"/{self.database}"
         if self.namespace:
             tail = f"/{quote(self.namespace)}"
-        return f"{self.scheme}://{host}:{self.port}{tail}"
+        return f"{self.scheme}://{','.join(map(_shown, self.seeds))}{tail}"
+
+    @property
+    def seeds(self) -> tuple[Address, ...]:
+        """Every host that the URL names, with its port."""
+        return ((self.host, self.port), *self.others)
+
+    def node(self, address: Address) -> StoreUrl:
+        """One node of a cluster as a store of its own, with the cluster's password."""
+        return StoreUrl("redis", *address, auth=self.auth)
 
     @property
     def published(self) -> str:
@@ -86,7 +107,7 @@ def parse_store_url(text: str) -> StoreUrl:
         raise StoreConfigError(f"{shown} is no store URL: it has no scheme such as redis://")
     if scheme in UNSUPPORTED_SCHEMES:
         raise StoreConfigError(f"store URL {shown}: {scheme}:// stores are not supported")
-    if scheme != "dir" and scheme not in RESP_SCHEMES and scheme not in WEB_SCHEMES:
+    if scheme != "dir" and scheme not in DEFAULT_PORTS and scheme != "unix":
         raise StoreConfigError(f"store URL {shown}: unknown scheme {scheme}://")
     try:
         return _parse(scheme, rest)
@@ -124,6 +145,8 @@ def _parse(scheme: str, rest: str) -> StoreUrl:
         return StoreUrl(scheme, host, port, _unquote(path).rstrip(b"/"), auth=auth)
     if scheme == "unix" or (scheme == "zdb" and not hostport):
         return _unix_socket(scheme, hostport, path, credentials, options)
+    if scheme == CLUSTER_SCHEME:
+        return _cluster(hostport, path, _redis_auth(*credentials))
     host, port = _host_port(hostport, DEFAULT_PORTS[scheme])
     if scheme == "zdb":
         return _zdb(StoreUrl(scheme, host, port), _namespace(path[1:]), credentials)
@@ -152,6 +175,16 @@ def _unix_socket(
         return _zdb(StoreUrl(scheme, path=socket_path), _namespace(options.get("namespace", "")), credentials)
     database = _database(options.get("db", ""))
     return StoreUrl(scheme, path=socket_path, database=database, auth=_redis_auth(*credentials))
+
+
+def _cluster(hosts: str, path: str, auth: tuple[bytes, ...]) -> StoreUrl:
+    if _database(path[1:]):
+        raise ValueError("a Redis Cluster has no databases")
+    seeds = [_host_port(each, DEFAULT_PORTS[CLUSTER_SCHEME]) for each in hosts.split(",")]
+    if len(seeds) > _MAX_SEEDS:
+        raise ValueError(f"a cluster is named by at most {_MAX_SEEDS} of its nodes")
+    (host, port), *others = dict.fromkeys(seeds)
+    return StoreUrl(CLUSTER_SCHEME, host, port, auth=auth, others=tuple(others))
 
 
 def _redis_auth(user: bytes, password: bytes | None) -> tuple[bytes, ...]:
@@ -183,7 +216,12 @@ def _zdb(base: StoreUrl, namespace: bytes, credentials: tuple[bytes, bytes | Non
     )
 
 
-def _host_port(text: str, default: int) -> tuple[str, int]:
+def _shown(address: Address) -> str:
+    host, port = address
+    return f"[{host.replace('%', '%25')}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _host_port(text: str, default: int) -> Address:
     if text.startswith("["):
         address, bracket, tail = text[1:].partition("]")
         address = address.replace("%25", "%")

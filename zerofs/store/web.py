@@ -51,8 +51,13 @@ class WebStore:
         for chunk_id in ids:
             yield self._find("GET", chunk_id, deadline)
 
-    def get_batches(self, ids: Sequence[bytes], deadline: float) -> Iterator[list[bytes | None]]:
+    def get_batches(
+        self, ids: Sequence[bytes], deadline: float, patience: float | None = None
+    ) -> Iterator[list[bytes | None]]:
         return ([payload] for payload in self.get_many(ids, deadline))
+
+    def is_patient(self) -> bool:
+        return False
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
         return [self._find("HEAD", chunk_id, deadline) is not None for chunk_id in ids]
