@@ -8,6 +8,7 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/guarded.pxi``: mapped files whose pages the disk may fail to give (`GuardedMap`);
 - ``fast/index.pxi``: the mapped index (`IndexMap`);
 - ``fast/chunks.pxi``: cached chunks, found by number;
+- ``fast/touches.pxi``: what readers want for the first time, told to the prefetcher;
 - ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
 - ``fast/operations.pxi``: the file system operations that llfuse calls (`Operations`);
 - ``fast/engine.pxi``: the kernel's own protocol, answered without the GIL (`Engine`).
@@ -44,6 +45,7 @@ include "fast/cipher.pxi"
 include "fast/guarded.pxi"
 include "fast/index.pxi"
 include "fast/chunks.pxi"
+include "fast/touches.pxi"
 include "fast/lingering.pxi"
 include "fast/operations.pxi"
 include "fast/engine.pxi"

@@ -76,6 +76,13 @@ class FlistTooLargeError(FlistError):
     hint = "raise the bound with --max-flist-size if you trust where it comes from"
 
 
+class ProfileError(ZerofsError):
+    """An access profile cannot be used: damaged, of another flist, of a newer version."""
+
+    errno = _errno.EINVAL
+    hint = "the next mount that records writes a new one"
+
+
 class PathNotInFlistError(FlistError):
     """A command was asked for a path that the flist does not hold."""
 

@@ -27,6 +27,7 @@ from zerofs.errors import (
 )
 from zerofs.fetch import fetcher as fetcher_module
 from zerofs.fetch import memory as memory_module
+from zerofs.fetch.background import Background
 from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.model import Chunk
 
@@ -53,6 +54,7 @@ def make(router: FakeRouter) -> Iterator[Callable[..., Fetcher]]:
     made: list[Fetcher] = []
 
     def new(cache: ChunkCache | None = None, **options: object) -> Fetcher:
+        options.setdefault("background", Background())
         made.append(Fetcher(router, cache, **options))  # type: ignore[arg-type]
         return made[-1]
 
@@ -407,17 +409,16 @@ def test_a_failure_in_the_background_is_not_remembered(
 def test_a_reader_finds_a_free_thread_however_much_is_requested(
     router: FakeRouter, make: Make, cache: ChunkCache
 ) -> None:
-    fetcher = make(cache, threads=3)
+    fetcher = make(cache, threads=1)
     ahead = [router.add(number, LARGE) for number in range(24)]
     wanted = router.add(1000)
     router.gate.clear()
     fetcher.request(ahead)
     router.entered.acquire()
-    router.entered.acquire()
     reader = threading.Thread(target=lambda: in_threads(1, lambda _: fetcher.read(wanted)))
     reader.start()
     assert router.entered.acquire(timeout=20), "the reader waits behind the background"
-    assert router.asked[2] == [wanted.id]
+    assert router.asked[1] == [wanted.id]
     router.gate.set()
     reader.join()
 

@@ -14,36 +14,39 @@ def flights(queue: FlightQueue, sizes: list[int], *, demanded: bool = True) -> l
 
 
 def test_an_empty_queue_gives_nothing() -> None:
-    assert FlightQueue().take(1, ahead=True) == []
+    assert FlightQueue().take(1) == []
+    assert FlightQueue().take_ahead(1 << 20) == []
 
 
 def test_free_threads_share_what_is_queued_in_order() -> None:
     queue = FlightQueue()
     made = flights(queue, [100] * 10)
-    assert queue.take(4, ahead=False) == made[:3]
-    assert queue.take(3, ahead=False) == made[3:6]
-    assert queue.take(1, ahead=False) == made[6:]
+    assert queue.take(4) == made[:3]
+    assert queue.take(3) == made[3:6]
+    assert queue.take(1) == made[6:]
 
 
 def test_a_batch_is_bounded_by_count_and_bytes() -> None:
     queue = FlightQueue()
     flights(queue, [10] * 200)
-    assert len(queue.take(1, ahead=False)) == flight_module.MOST_CHUNKS
+    assert len(queue.take(1)) == flight_module.MOST_CHUNKS
     queue = FlightQueue()
     flights(queue, [512 * 1024] * 50)
-    assert len(queue.take(1, ahead=False)) == 16
+    assert len(queue.take(1)) == 16
     queue = FlightQueue()
     flights(queue, [100 << 20] * 2)
-    assert len(queue.take(1, ahead=False)) == 1
+    assert len(queue.take(1)) == 1
 
 
-def test_demand_goes_first_and_the_background_in_small_batches() -> None:
+def test_demand_and_the_background_do_not_mix() -> None:
     queue = FlightQueue()
     ahead = flights(queue, [512 * 1024] * 10, demanded=False)
     demand = flights(queue, [10])
-    assert queue.take(1, ahead=True) == demand
-    assert queue.take(1, ahead=False) == []
-    assert queue.take(1, ahead=True) == ahead[:4]
+    assert len(queue) == 1
+    assert queue.take(1) == demand
+    assert queue.take(1) == []
+    assert queue.take_ahead(2 << 20) == ahead[:4]
+    assert queue.take_ahead(1) == ahead[4:5], "one chunk at least"
 
 
 def test_a_promoted_flight_is_taken_once() -> None:
@@ -51,9 +54,9 @@ def test_a_promoted_flight_is_taken_once() -> None:
     ahead = flights(queue, [10] * 3, demanded=False)
     queue.promote(ahead[1])
     assert ahead[1].demanded
-    assert queue.take(1, ahead=True) == [ahead[1]]
-    assert queue.take(1, ahead=True) == [ahead[0], ahead[2]]
-    assert queue.take(1, ahead=True) == []
+    assert queue.take(1) == [ahead[1]]
+    assert queue.take_ahead(1 << 20) == [ahead[0], ahead[2]]
+    assert queue.take_ahead(1 << 20) == []
 
 
 def test_the_background_is_bounded() -> None:

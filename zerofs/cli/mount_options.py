@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zerofs.errors import UsageError
-from zerofs.mount.options import DEFAULT_BACKEND, DEFAULT_TIMEOUT, ENGINES, MountOptions
+from zerofs.mount.options import DEFAULT_BACKEND, DEFAULT_TIMEOUT, ENGINES, PREFETCH, MountOptions
 from zerofs.sizes import parse_size
 
 _SWITCHES = frozenset(
@@ -90,7 +90,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pid", metavar="FILE", type=Path, dest="pid_file", help="write the process id of the daemon there")
     add("--debug", action="store_true", help="log more, and show tracebacks")
     add("--engine", choices=ENGINES, default="auto", help="FUSE engine (default: auto)")
-    add("--prefetch", choices=("on", "off"), default="on", help="read ahead of demand (default: on)")
+    add(
+        "--prefetch",
+        choices=PREFETCH,
+        default="on",
+        help="fetch ahead of demand: by heuristics, by the profile of earlier mounts, or both (default: on)",
+    )
     add(
         "--complete",
         metavar="RATE",
@@ -224,7 +229,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         pid_file=args.pid_file,
         debug=args.debug,
         engine=args.engine,
-        prefetch=args.prefetch == "on",
+        prefetch=args.prefetch,
         complete=None if args.complete is None or args.prefetch == "off" else parse_size(args.complete),
         timeout=args.timeout,
         cache_size=args.cache_size,

@@ -166,12 +166,14 @@ cdef class Engine:
     """Serves an `IndexMap` on a FUSE channel, a descriptor on which nothing has been answered yet.
 
     `request(index, number, done)` asks for a chunk; `done(number, plain bytes or None)` is called once, from any
-    thread.  `report(error)` is told why reads fail that no `request` failed for.  `cache` and `cache_name` are those of `CachedChunks`.  `swap` and `renew` belong to one thread at a time.
+    thread.  `report(error)` is told why reads fail that no `request` failed for.  `cache` and `cache_name` are those of `CachedChunks`,
+    `observer` is that of `Touches`.  `swap` and `renew` belong to one thread at a time.
     """
 
     cdef int channel
     cdef IndexMap index
     cdef CachedChunks chunks
+    cdef Touches touches
     cdef Lingering lingering
     cdef object request_chunk
     cdef object report
@@ -188,9 +190,10 @@ cdef class Engine:
     cdef readonly bint resends  # the kernel can be asked to send requests again
 
     def __cinit__(self, int channel, IndexMap index not None, *, cache, cache_name, request, report, kill_pending,
-                  uint64_t total_size=0):
+                  uint64_t total_size=0, observer=None):
         self.channel = channel
         self.chunks = CachedChunks(cache, cache_name)
+        self.touches = Touches(observer)
         self.lingering = Lingering()
         self.request_chunk = request
         self.report = report
@@ -228,6 +231,7 @@ cdef class Engine:
         view.total_size = total_size
         try:
             self.chunks.grow(index.tables.chunk_count)
+            self.touches.grow(index.tables.chunk_count)
         except BaseException:
             free(view.slots)
             free(view)
@@ -752,6 +756,7 @@ cdef class Engine:
                       uint64_t size) noexcept with gil:
         """Find the chunks of a read in the cache: 1 all are there, 0 the read is parked, -1 it failed."""
         cdef _Parked parked
+        cdef uint64_t block
         try:
             if not self.index.is_whole():
                 self._error(unique, EIO)
@@ -759,13 +764,16 @@ cdef class Engine:
             missing = self._find(view, row, offset, size)
             if missing is None:
                 return 1  # the generation ended: try again in the next
+            block = view.tables.nodes[row].block_size
+            if block:
+                self.touches.tell(&view.tables, row, offset // block, (offset + size - 1) // block, tuple(missing))
             if not missing:
                 return 1
             parked = _Parked.__new__(_Parked)
             parked.unique, parked.pid, parked.row, parked.offset, parked.size = unique, pid, row, offset, size
             parked.plain = {}
-            self.parked[unique] = parked
-            self._request(parked, missing)
+            if not self._send_parked(parked):  # what was prefetched since the generation began is in the cache
+                self._error(unique, EIO)
             return 0
         except BaseException:
             log.exception("preparing a read")

@@ -275,14 +275,27 @@ cdef class IndexMap:
             raise ValueError(f"row {row} is no link")
         return self._whole(self.tables.names[node.first:node.first + node.count])
 
-    def refs(self, uint64_t row) -> list:
-        """The chunk numbers of the file `row`, in order."""
-        cdef uint64_t i
+    def refs(self, uint64_t row, uint64_t first=0, uint64_t most=MISSING) -> list:
+        """The chunk numbers of the file `row`, in order; at most so many from position `first` on."""
+        cdef uint64_t i, count
+        self._check(row)
+        cdef NodeRow node = self.tables.nodes[row]  # checked once, whatever becomes of its page
+        if node.mode & TYPE_MASK != TYPE_FILE or first >= node.count:
+            return self._whole([])
+        count = min(most, node.count - first)
+        return self._whole([self.tables.refs[i] for i in range(node.first + first, node.first + first + count)])
+
+    def file_length(self, uint64_t row) -> int:
+        """How many chunks the file `row` has; 0 where it is none."""
         self._check(row)
         cdef const NodeRow *node = &self.tables.nodes[row]
-        if node.mode & TYPE_MASK != TYPE_FILE:
-            return self._whole([])
-        return self._whole([self.tables.refs[i] for i in range(node.first, node.first + node.count)])
+        return self._whole(node.count if node.mode & TYPE_MASK == TYPE_FILE else 0)
+
+    def chunk_size(self, uint64_t number) -> int:
+        """The plain bytes of a chunk."""
+        if number >= self.tables.chunk_count:
+            raise IndexError(f"there is no chunk {number}")
+        return self._whole(self.tables.chunks[number].size)
 
     def chunk(self, uint64_t number) -> tuple:
         """(id, key, size in bytes) of a chunk; id and key as they stand in the flist."""

@@ -64,6 +64,7 @@ cdef class Operations:
 
     cdef IndexMap index
     cdef CachedChunks chunks
+    cdef Touches touches
     cdef Lingering lingering
     cdef object fetch
     cdef object report
@@ -74,8 +75,9 @@ cdef class Operations:
     cdef uint64_t total_size
 
     def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, report, binding,
-                  uint64_t total_size=0):
+                  uint64_t total_size=0, observer=None):
         self.chunks = CachedChunks(cache, cache_name)
+        self.touches = Touches(observer)
         self.lingering = Lingering()
         self.fetch = fetch
         self.report = report
@@ -91,6 +93,7 @@ cdef class Operations:
         `replaced`: ((row of the directory, name), old row) of names that now lead elsewhere or nowhere.
         """
         self.chunks.grow(index.tables.chunk_count)
+        self.touches.grow(index.tables.chunk_count)
         self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
         self.total_size = total_size
@@ -266,15 +269,15 @@ cdef class Operations:
         if last >= node.count:
             self._fail(_hole(row))
         if first == last:
-            return self._piece(index, &node, first, offset - first * node.block_size, size)
-        return self._assemble(index, &node, offset, size, first, last)
+            return self._piece(index, row, &node, first, offset - first * node.block_size, size)
+        return self._assemble(index, row, &node, offset, size, first, last)
 
     cdef _fail(self, reason):
         if reason is not None:
             self.report(reason)
         raise self._error(EIO)
 
-    cdef bytes _assemble(self, IndexMap index, const NodeRow *node, uint64_t offset, uint64_t size,
+    cdef bytes _assemble(self, IndexMap index, uint64_t row, const NodeRow *node, uint64_t offset, uint64_t size,
                          uint64_t first, uint64_t last):
         """A read across chunk borders, copied together."""
         cdef uint64_t position, start, length, done = 0
@@ -287,27 +290,27 @@ cdef class Operations:
             length = min(node.block_size - start, size - done)
             number = index.tables.refs[node.first + position]
             expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
-            plain = self._copied(index, number, expected)
+            plain = self._copied(index, row, position, number, expected)
             memcpy(PyBytes_AS_STRING(out) + done, PyBytes_AS_STRING(plain) + start, length)
             done += length
         return out
 
-    cdef bytes _copied(self, IndexMap index, uint32_t number, uint64_t expected):
+    cdef bytes _copied(self, IndexMap index, uint64_t row, uint64_t position, uint32_t number, uint64_t expected):
         """All bytes of a chunk, copied if cached, else fetched."""
-        cdef bytes plain
+        cdef bytes plain = None
         if self.chunks.cache is not None:
             with self.chunks.cache.snapshot() as snapshot:
                 plain = self.chunks.copy(snapshot, index, number, expected)
-            if plain is not None:
-                return plain
-        return self._fetched(index, number, expected)
+        self.touches.tell(&index.tables, row, position, position, (number,) if plain is None else ())
+        return plain if plain is not None else self._fetched(index, number, expected)
 
-    cdef object _piece(self, IndexMap index, const NodeRow *node, uint64_t position, uint64_t start,
+    cdef object _piece(self, IndexMap index, uint64_t row, const NodeRow *node, uint64_t position, uint64_t start,
                        uint64_t length):
         """`length` bytes from `start` of the chunk at `position` of a file: mapped if cached, else fetched."""
         cdef uint32_t number = index.tables.refs[node.first + position]
         cdef uint64_t expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
         piece = self._cached(index, number, expected, start, length)
+        self.touches.tell(&index.tables, row, position, position, (number,) if piece is None else ())
         if piece is not None:
             return piece
         return memoryview(self._fetched(index, number, expected))[start:start + length]

@@ -8,8 +8,8 @@ remembered for a few seconds and answered from memory, because the kernel sends 
 
 Threads: callers in any number; a few fetch threads, started when they are first needed, each with a
 batch of chunks at a time (see `flight`), of which those that arrive together are decoded together, while
-none waits for another to arrive; the cache's writer (see `memory`).  Chunks that are requested
-in the background are fetched when no reader waits, and one thread of several is kept free of them.
+none waits for another to arrive; the cache's writer (see `memory`).  What is requested before anybody waits
+for it, or comes from the `Feeder`, is fetched by the threads of `background`, which all mounts of a process share.
 `_lock` guards the tables of flights and failures, the queue and the counters.  Nothing is fetched,
 decoded, read from the cache or waited for under it but work for a fetch thread.
 """
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zerofs.chunk.batch import Request, decode_many
 from zerofs.chunk.codec import Codec, cache_name
 from zerofs.errors import ChunkError, ClosingError, StoreError, StoreTimeoutError, ZerofsError
+from zerofs.fetch.background import Background, Transfer, shared_background
 from zerofs.fetch.flight import MOST_CHUNKS, Done, Flight, FlightQueue
 from zerofs.fetch.memory import ChunkMemory, Decoded
 from zerofs.flist.model import Chunk
@@ -55,6 +56,18 @@ class ChunkSource(Protocol):
         ...
 
 
+class Feeder(Protocol):
+    """Who knows what will be wanted next."""
+
+    def take(self, room: int) -> Sequence[tuple[Chunk, Done]]:
+        """Chunks to be fetched now, of up to `room` bytes but at least one where any is left.
+
+        Each comes with what is called once when it is here, or cannot be had; with neither bytes nor error
+        where there was nothing to do, as somebody else has it or waits for it.  Any thread.
+        """
+        ...
+
+
 class FetchStats(NamedTuple):
     """Counts since the start.  Chunks, where nothing else is said."""
 
@@ -81,7 +94,8 @@ class _ClosingError(Exception):
 class Fetcher:
     """Fetches chunks from `router` and brings them into `cache` (None: they are only served).
 
-    `timeout`: seconds that a read may wait.  `threads`: at most so many fetch at the same time.
+    `timeout`: seconds that a read may wait.  `threads`: at most so many fetch at the same time what readers
+    wait for.  `background`: who fetches the rest; None: the one that this process shares.
     """
 
     def __init__(
@@ -92,7 +106,11 @@ class Fetcher:
         timeout: float = 30.0,
         threads: int = 4,
         allow_unverified: bool = False,
+        background: Background | None = None,
     ) -> None:
+        self._background = background or shared_background()
+        self._feeder: Feeder | None = None
+        self._fetching_ahead = 0  # batches that the background has of us
         self._router = router
         self._cache = cache
         self._timeout = timeout
@@ -106,7 +124,6 @@ class Fetcher:
         self._failures: dict[Chunk, tuple[float, ZerofsError]] = {}  # until when, what
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._ahead = 0  # threads that work for the background
         self._counts = dict.fromkeys(FetchStats._fields, 0)
         self._closing = False
 
@@ -145,8 +162,11 @@ class Fetcher:
         for flight in late:
             self._time_out(flight)
 
-    def request(self, chunks: Iterable[Chunk]) -> int:
-        """Fetch `chunks` into the cache when no reader waits; returns how many were accepted."""
+    def request(self, chunks: Iterable[Chunk], done: Done | None = None) -> int:
+        """Fetch `chunks` into the cache in the background; returns how many were accepted.
+
+        `done` is called for each of those, as for `submit`; what is on its way already is not accepted.
+        """
         accepted = 0
         source = iter(chunks)
         while piece := list(islice(source, MOST_CHUNKS)):
@@ -158,10 +178,24 @@ class Fetcher:
                     flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=False)
                     if not self._queue.add(flight):
                         return accepted
-                    self._enqueued(flight)
+                    if done is not None:
+                        flight.told.append(done)
+                    self._flights[chunk] = flight
                     self._counts["requested"] += 1
                     accepted += 1
+        if accepted:
+            self._background.wake(self)
         return accepted
+
+    def feed(self, feeder: Feeder | None) -> None:
+        """From now on fetch in the background what `feeder` knows, once `wake_background` was called."""
+        with self._lock:
+            self._feeder = feeder
+
+    def wake_background(self) -> None:
+        """The feeder has something to fetch."""
+        if not self._closing:
+            self._background.wake(self)
 
     def stats(self) -> FetchStats:
         cached, uncached = self._memory.stats()
@@ -170,8 +204,10 @@ class Fetcher:
 
     def close(self) -> None:
         """Fail whoever waits, end all threads and commit what is decoded."""
+        self._background.leave(self)
         with self._lock:
             self._closing = True
+            self._feeder = None
             self._queue.clear()
             flights = list(self._flights.values())
             for flight in flights:
@@ -182,6 +218,8 @@ class Fetcher:
         deadline = time.monotonic() + CLOSE_PATIENCE
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            self._work.wait_for(lambda: not self._fetching_ahead, max(0.0, deadline - time.monotonic()))
         for flight in flights:
             flight.tell()
         self._memory.close()
@@ -223,7 +261,8 @@ class Fetcher:
             raise _closing_error()
         flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=True)
         self._queue.add(flight)
-        self._enqueued(flight)
+        self._flights[chunk] = flight
+        self._wake_threads()
         return flight
 
     def _wait(self, flight: Flight) -> bytes:
@@ -243,10 +282,6 @@ class Fetcher:
         self._fail(flight, error)
 
     # -- flights -----------------------------------------------------------------------------
-
-    def _enqueued(self, flight: Flight) -> None:
-        self._flights[flight.chunk] = flight
-        self._wake_threads()
 
     def _wake_threads(self) -> None:
         if len(self._queue) > self._idle and len(self._threads) < self._most_threads:
@@ -295,36 +330,71 @@ class Fetcher:
     # -- fetch threads -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
-            batch, ahead = self._next_batch()
-            if not batch:
-                return
-            self._fetch(batch)
-            with self._lock:
-                self._ahead -= ahead
+        while batch := self._next_batch():
+            self._fetch(batch, Transfer(self._background))
 
-    def _next_batch(self) -> tuple[list[Flight], bool]:
-        """What this thread is to fetch, and whether it is for the background; empty when it is to end."""
+    def _next_batch(self) -> list[Flight]:
+        """What this thread is to fetch; empty when it is to end."""
         with self._lock:
             while not self._closing:
                 free = 1 + self._idle + self._most_threads - len(self._threads)
-                may_run_ahead = self._ahead < max(1, self._most_threads - 1)
-                batch = self._queue.take(free, ahead=may_run_ahead)
-                if batch:
-                    ahead = not batch[0].demanded
-                    self._ahead += ahead
-                    return batch, ahead
+                if batch := self._queue.take(free):
+                    return batch
                 self._idle += 1
                 self._work.wait()
                 self._idle -= 1
-            return [], False
+            return []
 
-    def _fetch(self, batch: list[Flight]) -> None:
+    def take_ahead(self, room: int) -> list[Flight]:
+        """For `background`: see there."""
+        with self._lock:
+            batch = [] if self._closing else self._queue.take_ahead(room)
+            feeder = self._feeder
+        if not batch and feeder is not None:
+            batch = self._launch_ahead(feeder.take(room))
+        return batch
+
+    def _launch_ahead(self, wanted: Sequence[tuple[Chunk, Done]]) -> list[Flight]:
+        """Flights for those of `wanted` that nobody has or waits for; the others are told so."""
+        batch: list[Flight] = []
+        needless: list[Done] = []
+        now = time.monotonic()
+        with self._lock:
+            for chunk, done in wanted:
+                name = _memory_name(chunk)
+                if self._closing or chunk in self._flights or self._memory.find(name) is not None:
+                    needless.append(done)
+                    continue
+                flight = Flight(chunk, name, now + self._timeout, demanded=False)
+                flight.taken = True
+                flight.told.append(done)
+                self._flights[chunk] = flight
+                self._counts["requested"] += 1
+                batch.append(flight)
+        for done in needless:
+            done(None, None)
+        return batch
+
+    def fetch_ahead(self, batch: Sequence[Flight], transfer: Transfer) -> None:
+        """For `background`: see there."""
+        with self._lock:
+            self._fetching_ahead += 1
+        try:
+            self._fetch(batch, transfer)
+        finally:
+            with self._lock:
+                self._fetching_ahead -= 1
+                if self._closing:
+                    self._work.notify_all()
+
+    def _fetch(self, batch: Sequence[Flight], transfer: Transfer) -> None:
         """Bring every flight of `batch` to its end."""
         flights = self._unsettled(batch)
         error: ZerofsError = StoreError("no store answered for a chunk")
 
         def judge(arrived: Sequence[tuple[int, Payload]]) -> list[ChunkError | None]:
+            payload_size = sum(len(payload) for _, payload in arrived)
+            transfer.arrived(payload_size, sum(flights[index].chunk.size for index, _ in arrived))
             return self._judge([(flights[index], payload) for index, payload in arrived])
 
         def fail(index: int, error: ZerofsError) -> None:
@@ -344,7 +414,7 @@ class Fetcher:
             if not flight.landed:
                 self._fail(flight, error)
 
-    def _unsettled(self, batch: list[Flight]) -> list[Flight]:
+    def _unsettled(self, batch: Sequence[Flight]) -> list[Flight]:
         """Those to be fetched: not too late, and not in the cache, whoever put them there meanwhile."""
         now = time.monotonic()
         for flight in batch:

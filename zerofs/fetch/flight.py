@@ -1,7 +1,7 @@
 """One chunk on its way, and the queue of those that no thread has taken yet.
 
 Place: `fetcher` makes a :class:`Flight` for a chunk that somebody wants and nobody has, however many
-wait for it; its threads take flights from the :class:`FlightQueue` in batches.
+wait for it; its threads, and those of `background`, take flights from the :class:`FlightQueue` in batches.
 
 The queue and the fields of a flight are guarded by the fetcher's lock; only `tell` is called without it.
 """
@@ -17,7 +17,6 @@ from zerofs.flist.model import Chunk
 
 MOST_CHUNKS = 64  # in a batch: small ones, pipelined in one go
 MOST_BYTES = 8 << 20  # plain bytes in a batch: sixteen large ones
-MOST_BYTES_AHEAD = 2 << 20  # in a background batch, so that a thread is soon free for a reader
 MOST_AHEAD = 4096  # flights that wait in the background; more are not accepted
 
 
@@ -79,14 +78,15 @@ class Flight:
 
 
 class FlightQueue:
-    """Flights in the order of their demand; those in the background only when no reader waits."""
+    """Flights in the order of their demand, and apart from them those that nobody waits for."""
 
     def __init__(self) -> None:
         self._demand: deque[Flight] = deque()
         self._ahead: deque[Flight] = deque()
 
     def __len__(self) -> int:
-        return len(self._demand) + len(self._ahead)
+        """How many somebody waits for."""
+        return len(self._demand)
 
     def add(self, flight: Flight) -> bool:
         """Queue a flight; False where there is no room left in the background."""
@@ -104,16 +104,14 @@ class FlightQueue:
         if not flight.taken:
             self._demand.append(flight)  # the other queue skips it
 
-    def take(self, threads: int, *, ahead: bool) -> list[Flight]:
-        """A batch for one of `threads` that are free to share what is queued; empty where nothing is.
-
-        `ahead`: whether it may come from the background.
-        """
+    def take(self, threads: int) -> list[Flight]:
+        """A batch for one of `threads` that are free to share what is queued; empty where nothing is."""
         share = -(-len(self._demand) // max(1, threads))
-        batch = _take(self._demand, min(share, MOST_CHUNKS), MOST_BYTES)
-        if not batch and ahead:
-            batch = _take(self._ahead, MOST_CHUNKS, MOST_BYTES_AHEAD)
-        return batch
+        return _take(self._demand, min(share, MOST_CHUNKS), MOST_BYTES)
+
+    def take_ahead(self, most_bytes: int) -> list[Flight]:
+        """A batch of what nobody waits for."""
+        return _take(self._ahead, MOST_CHUNKS, most_bytes)
 
     def clear(self) -> Iterable[Flight]:
         """Empty it; returns what was in it."""

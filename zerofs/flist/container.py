@@ -1,7 +1,7 @@
 """Takes the database files out of a flist's tar, trusting nothing that it says.
 
 Role: archives come from outside.  The archive is first decompressed into an unlinked file, never beyond the
-bound, then its members are checked one by one; only the files of a database and router.yaml are
+bound, then its members are checked one by one; only the files of a database, router.yaml and an access profile are
 written, under their own plain names, so nothing can land outside the target.  Used while a flist is opened,
 never while it is read.  Stateless.
 """
@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from zerofs.errors import BackendError, FlistCorruptError, FlistTooLargeError, FlistUnsafeError
-from zerofs.flist.layout import MAX_ROUTER, ROUTER_NAME, Container, is_database_file
+from zerofs.flist.layout import (
+    MAX_PROFILE,
+    MAX_ROUTER,
+    PROFILE_NAME,
+    ROUTER_NAME,
+    Container,
+    is_database_file,
+)
 
 _STEP = 256 << 10  # bytes read or written at once
 _MAX_HEADER = 1 << 20  # bytes of what precedes a member: names and attributes, never data
@@ -65,11 +72,16 @@ def _unpack_members(source: IO[bytes], target: Path, subject: str, max_members: 
             name = _checked_name(member, subject)
             if name == ROUTER_NAME and member.size > MAX_ROUTER:
                 raise FlistTooLargeError(f"{subject}: {ROUTER_NAME} of {member.size} bytes")
-            if name == ROUTER_NAME or is_database_file(name):
+            if name == ROUTER_NAME or is_database_file(name) or _is_profile(name, member):
                 capped.allow(member.size)
                 _extract(tar, member, target / name)
             capped.allow(0)
         _check_end(source, tar.offset, subject)
+
+
+def _is_profile(name: str, member: tarfile.TarInfo) -> bool:
+    """Whether it is an access profile; one that is too large to be true is passed over."""
+    return name == PROFILE_NAME and member.size <= MAX_PROFILE
 
 
 def _checked_name(member: tarfile.TarInfo, subject: str) -> str:

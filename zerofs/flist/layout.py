@@ -14,6 +14,8 @@ from zerofs.errors import FlistCorruptError, FlistFormatError
 SQLITE_NAME = "flistdb.sqlite3"
 ROUTER_NAME = "router.yaml"
 MAX_ROUTER = 1 << 20  # bytes
+PROFILE_NAME = "zerofs.profile"  # an access profile that is shipped with the flist
+MAX_PROFILE = 1 << 20  # bytes
 
 _SQLITE_FILE = re.compile(r"flistdb\.sqlite3(-wal|-journal)?")
 _ROCKSDB_FILE = re.compile(r"CURRENT|MANIFEST-[0-9]+|[0-9]+\.(sst|ldb|blob|log)")

@@ -5,6 +5,7 @@ State lives in one directory, ``flists`` beside the chunk cache, shared by all m
 - ``<content hash>.index-<version>``: compiled indexes;
 - ``<digest>.json``: what a digest of the database's bytes led to: the content hash, the router and
   the routes that came with it, and the owners that were resolved on this host;
+- ``<content hash>.profile``: what mounts of it want first (see `zerofs.prefetch.profile`);
 - ``seen-<nn>.json``: a digest, and what its files looked like; 256 of them at the most.
 
 So a flist that was unpacked anew, or fetched anew, maps the index that is already there after one
@@ -104,6 +105,11 @@ def load_layers(indexes: Sequence[Index], state: Path) -> Index:
     return index
 
 
+def profile_path(state: Path, content_hash: bytes) -> Path:
+    """Where the access profile of the flist with this content lies, if there is one."""
+    return state / f"{content_hash.hex()}.profile"
+
+
 def prepare_state(state: Path) -> None:
     """Make the directory of indexes; CacheError where that cannot be."""
     try:
@@ -142,9 +148,19 @@ def _compile(source: FlistSource, state: Path) -> tuple[dict[str, Any], Index]:
     reader = source.reader()
     try:
         index = _build(reader, state)
+        _keep_profile(source.profile, profile_path(state, index.content_hash))
         return _memo(index, reader.format, router, tuple(reader.routes()), reader.names), index
     finally:
         reader.close()
+
+
+def _keep_profile(shipped: bytes | None, path: Path) -> None:
+    """Begin with the access profile that came with a flist, unless there is one of this host."""
+    if shipped is not None and not path.exists():
+        try:
+            write_atomically(shipped, path)
+        except OSError as error:
+            log.info("cannot keep the access profile of a flist: %s", error)
 
 
 def _build(reader: FlistReader, state: Path) -> Index:
@@ -214,12 +230,21 @@ def _read_memo(path: Path) -> dict[str, Any] | None:
 
 def _replace(path: Path, memo: dict[str, Any]) -> None:
     """Write a file of the state atomically; without it the next mount takes longer, and that is all."""
-    import tempfile
-
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".memo-", dir=path.parent)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(memo, file)
-        Path(name).rename(path)
+        write_atomically(json.dumps(memo).encode(), path)
     except OSError as error:
         log.warning("cannot remember the index of a flist: %s", error)
+
+
+def write_atomically(data: bytes, path: Path) -> None:
+    """Write a file of the state, whole or not at all.  Raises OSError."""
+    import tempfile
+
+    descriptor, name = tempfile.mkstemp(prefix=".memo-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(name).rename(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -24,7 +24,9 @@ from zerofs.errors import (
     FlistTooLargeError,
 )
 from zerofs.flist.layout import (
+    MAX_PROFILE,
     MAX_ROUTER,
+    PROFILE_NAME,
     ROUTER_NAME,
     SQLITE_NAME,
     Container,
@@ -145,6 +147,21 @@ class FlistSource:
         if len(text) > MAX_ROUTER:
             raise FlistTooLargeError(f"{self.display}: {ROUTER_NAME} is over {MAX_ROUTER} bytes")
         return text
+
+    @cached_property
+    def profile(self) -> bytes | None:
+        """The bytes of the access profile that is shipped with the flist; nobody has looked into them."""
+        if self._container is Container.SQLITE:
+            return None
+        path = self._directory / PROFILE_NAME
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_PROFILE + 1)
+        except OSError:
+            return None
+        return data if len(data) <= MAX_PROFILE else None
 
     def _digested_beside(self) -> list[Path]:
         """The files that count besides the one at the argument itself."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from zerofs._fast import Observer
     from zerofs.cache.lmdb import ChunkCache
     from zerofs.fetch.fetcher import Fetcher
     from zerofs.flist.index import Index
@@ -25,6 +26,7 @@ class Served(NamedTuple):
     cache_name: Callable[[bytes], bytes]  # chunk key → name in the cache
     fetcher: Fetcher
     failures: FailureLog
+    observer: Observer | None = None  # is told what readers want
 
 
 class FuseEngine(Protocol):

@@ -63,6 +63,7 @@ class FastEngine:
             report=served.failures.report,
             kill_pending=_kill_pending,
             total_size=served.tree.total_size,
+            observer=served.observer,
         )
         self._change = threading.Lock()  # around what replaces the engine's view
         self._stopping = threading.Event()

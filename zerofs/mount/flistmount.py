@@ -19,7 +19,7 @@ from zerofs.chunk.codec import cache_name
 from zerofs.errors import MountError, ZerofsError
 from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.index import Index
-from zerofs.flist.load import LoadedFlist, load_flist, load_layers
+from zerofs.flist.load import LoadedFlist, load_flist, load_layers, profile_path
 from zerofs.mount.backend import Backend
 from zerofs.mount.engine import FuseEngine, Served
 from zerofs.mount.failures import FailureLog
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zerofs.flist.graft import Graft
     from zerofs.mount.service import Timings
     from zerofs.prefetch.completion import Completion
+    from zerofs.prefetch.prefetcher import Prefetcher
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class FlistMount:
         self._base: list[Index] = []  # of the flists on the command line
         self._mounted: Index
         self._completion: Completion | None = None
+        self._prefetcher: Prefetcher | None = None
 
     def mount(self) -> None:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
@@ -75,6 +77,9 @@ class FlistMount:
         self._engine = _make_engine(self._options, served, self._place)
         # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
         self._closers.insert(-1, self._engine.close)
+        if self._prefetcher is not None:
+            self._closers.append(self._prefetcher.close)
+            self._prefetcher.start()
         self._closers.append(self._engine.unmount)
         self._engine.start()
         if self._options.complete is not None:
@@ -114,6 +119,8 @@ class FlistMount:
         released (see `forget_lingering`).  Raises OSError where the kernel could not be told.
         """
         grafted, index = tree
+        if self._prefetcher is not None:
+            self._prefetcher.swap(index)  # before anybody can touch what is new
         self._engine.swap(index, grafted.replaced if lingering else ())
         self._mounted = index
         if self._completion is not None:
@@ -155,7 +162,17 @@ class FlistMount:
         self._closers.append(router.close)
         fetcher = Fetcher(router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified)
         self._closers.append(fetcher.close)
-        return Served(self._mounted, cache, cache_name, fetcher, FailureLog())
+        if options.prefetch != "off":
+            from zerofs.prefetch.prefetcher import Prefetcher
+
+            self._prefetcher = Prefetcher(
+                self._mounted,
+                cache,
+                fetcher,
+                mode=options.prefetch,
+                profile=profile_path(self._state, self._mounted.content_hash),
+            )
+        return Served(self._mounted, cache, cache_name, fetcher, FailureLog(), self._prefetcher)
 
 
 def _make_engine(options: MountOptions, served: Served, place: Path) -> FuseEngine:

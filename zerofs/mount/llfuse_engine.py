@@ -58,6 +58,7 @@ class LlfuseEngine:
             report=served.failures.report,
             binding=llfuse,
             total_size=served.tree.total_size,
+            observer=served.observer,
         )
         self._channel = Channel(self._operations, mountpoint, options)
         self.notifier = self._channel.notifier

@@ -8,6 +8,7 @@ from typing import NamedTuple
 DEFAULT_BACKEND = Path("/tmp/backend")
 DEFAULT_TIMEOUT = 30.0  # seconds
 ENGINES = ("auto", "fast", "llfuse")
+PREFETCH = ("on", "off", "heuristics", "profile")
 
 
 class MountOptions(NamedTuple):
@@ -26,7 +27,7 @@ class MountOptions(NamedTuple):
     pid_file: Path | None = None
     debug: bool = False
     engine: str = "auto"
-    prefetch: bool = True
+    prefetch: str = "on"  # of PREFETCH
     complete: int | None = None  # bytes a second at which the rest of the image is fetched; None: not
     timeout: float = DEFAULT_TIMEOUT  # seconds that a read may wait
     cache_size: str | None = None  # as the user wrote it: bytes with a suffix, or per cent of the disk
