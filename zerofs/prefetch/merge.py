@@ -1,8 +1,8 @@
 """Several recordings of one flist become one profile.
 
 Role: what most recordings want is replayed first, in the order in which it was wanted; then what fewer want, in
-the same order.  A chunk that hardly any recording wants is left out.  Old recordings fade: where there are many,
-all counts are halved, so that what changed in the workload changes the profile.
+the same order.  Old recordings fade: where there are many, all counts are halved, so that what changed in the
+workload changes the profile, and what only one of many wanted is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from zerofs.prefetch.profile import MOST_ENTRIES, Entry, Profile
 
 FADE_ABOVE = 32  # recordings
-RARE = 8  # a chunk that fewer than one of so many recordings want is left out
 WORTH_REPLAYING = 4  # one that fewer than one of so many want is not replayed
 
 
@@ -34,9 +33,8 @@ def merged(profiles: Sequence[Profile]) -> Profile:
         entries = [
             entry._replace(wanted=min(recordings, entry.wanted // 2)) for entry in entries if entry.wanted > 1
         ]
-    kept = [entry for entry in entries if entry.wanted * RARE >= recordings]
-    kept.sort(key=lambda entry: (not _most_want(entry, recordings), entry.at))
-    return Profile(hashes.pop(), recordings, tuple(kept[:MOST_ENTRIES]))
+    entries.sort(key=lambda entry: (not _most_want(entry, recordings), entry.at))
+    return Profile(hashes.pop(), recordings, tuple(entries[:MOST_ENTRIES]))
 
 
 def worth_replaying(profile: Profile) -> list[int]:
