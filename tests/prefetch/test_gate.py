@@ -1,0 +1,90 @@
+"""The gate: prefetch may not get worse, and never gets in a reader's way; on a clock that only events move."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.prefetch.simulation import BASELINE, COMPRESSION, Simulation, load_trace, measure, record
+from zerofs.fetch.budget import CHUNK
+from zerofs.prefetch.merge import worth_replaying
+
+TOLERANCE = 0.05
+MORE_IS_WORSE = ("requests", "bytes")
+
+TRACE = load_trace()
+PROFILE = worth_replaying(record(TRACE))
+LINKS = [(0.005, 12.5e6), (0.02, 12.5e6), (0.08, 12.5e6), (0.005, 125e6), (0.02, 125e6), (0.08, 125e6)]
+
+
+def worse(found: dict[str, float], baseline: dict[str, float]) -> list[str]:
+    """What is worse than the baseline by more than the tolerance."""
+    return [
+        f"{name}: {found[name]} instead of {value}"
+        for name, value in baseline.items()
+        if (
+            found[name] > value * (1 + TOLERANCE)
+            if name in MORE_IS_WORSE
+            else found[name] < value * (1 - TOLERANCE)
+        )
+    ]
+
+
+def test_prefetch_is_as_good_as_it_was() -> None:
+    baseline = json.loads(BASELINE.read_text())
+    found = measure()
+    assert found.keys() == baseline.keys()
+    faults = [f"{name}: {fault}" for name in baseline for fault in worse(found[name], baseline[name])]
+    assert faults == [], "if that is meant: python -m tests.prefetch.simulation"
+
+
+def test_the_gate_closes() -> None:
+    good = {"requests": 100, "bytes": 1000, "recall": 0.9, "precision": 0.9}
+    assert worse({"requests": 105, "bytes": 1, "recall": 0.856, "precision": 1.0}, good) == []
+    assert len(worse({"requests": 106, "bytes": 1051, "recall": 0.85, "precision": 0.85}, good)) == 4
+
+
+def test_the_same_input_gives_the_same_numbers() -> None:
+    assert measure() == measure()
+
+
+def test_a_replay_of_its_own_recording_misses_hardly_anything() -> None:
+    for rtt, bandwidth in LINKS[1:]:  # over the first, one read of the kernel wants more than may be in flight
+        run = Simulation(TRACE, replay=PROFILE, rtt=rtt, bandwidth=bandwidth).run()
+        assert run.plan.counters.recall >= 0.95
+        assert run.plan.counters.precision >= 0.9
+
+
+@pytest.mark.parametrize(("rtt", "bandwidth"), LINKS)
+def test_no_demanded_chunk_waits_for_more_than_what_may_be_in_flight(rtt: float, bandwidth: float) -> None:
+    unknown = [number for number in PROFILE if number % 3]  # the others are demanded meanwhile
+    for replay in (PROFILE, unknown, list(reversed(PROFILE))):
+        run = Simulation(TRACE, replay=replay, rtt=rtt, bandwidth=bandwidth).run()
+        assert run.waits
+        late = [wait for wait in run.waits if wait.seconds > wait.bound + 1e-9]
+        assert late == []
+        assert run.most_in_flight <= 1
+
+
+def test_the_window_is_what_the_link_really_takes() -> None:
+    for rtt, bandwidth in LINKS:
+        run = Simulation(TRACE, replay=PROFILE, rtt=rtt, bandwidth=bandwidth).run()
+        assert run.budget.window <= bandwidth * rtt + 2 * CHUNK * COMPRESSION * 1.25
+
+
+def test_a_replay_takes_little_more_than_the_line_does() -> None:
+    run = Simulation(TRACE, replay=PROFILE).run()
+    line = run.bytes / 12.5e6
+    assert run.now <= 1.5 * line + 2 * 0.02
+
+
+def test_what_is_cached_is_not_requested() -> None:
+    run = Simulation(TRACE, replay=PROFILE, cached=range(TRACE.tree.chunk_count)).run()
+    assert (run.requests, run.bytes) == (0, 0)
+    assert run.waits == []
+
+
+def test_a_rate_is_kept() -> None:
+    run = Simulation(TRACE, replay=PROFILE, rate=1e6).run()
+    assert run.plan.counters.prefetched_bytes * COMPRESSION <= run.now * 1e6 + CHUNK
