@@ -50,7 +50,9 @@ def test_the_same_input_gives_the_same_numbers() -> None:
 
 
 def test_a_replay_of_its_own_recording_misses_hardly_anything() -> None:
-    for rtt, bandwidth in LINKS[1:]:  # over the first, one read of the kernel wants more than may be in flight
+    for rtt, bandwidth in LINKS[
+        1:
+    ]:  # over the first, one read of the kernel wants more than may be in flight
         run = Simulation(TRACE, replay=PROFILE, rtt=rtt, bandwidth=bandwidth).run()
         assert run.plan.counters.recall >= 0.95
         assert run.plan.counters.precision >= 0.9

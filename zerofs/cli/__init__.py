@@ -41,6 +41,7 @@ COMMANDS = {
     "merge": Command("zerofs.cli.merge", "lay several flists over each other into one"),
     "store": Command("zerofs.cli.store", "copy the chunks of a flist between stores"),
     "warmup": Command("zerofs.cli.warmup", "fetch chunks of a flist into a cache, before they are read"),
+    "profile": Command("zerofs.cli.profile", "show, carry, merge and ship what mounts want first"),
     "completion": Command("zerofs.cli.completion", "print the completions for a shell"),
     "man": Command("zerofs.cli.man", "print the manual page"),
     "bench": Command(
