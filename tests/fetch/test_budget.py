@@ -68,6 +68,7 @@ def test_it_is_compressed_bytes_that_count() -> None:
         exchange(budget.link, clock, 1000, 0.02, 1e6, plain=4000)
     assert budget.cost(CHUNK) == pytest.approx(CHUNK / 4, rel=0.01)
     assert budget.room() * 0.25 == pytest.approx(budget.window, rel=0.01)
+    assert budget.window >= CHUNK, "the next one may not compress"
 
 
 def test_there_is_no_room_for_less_than_a_chunk() -> None:

@@ -39,7 +39,8 @@ def temporary_files(sandbox: Sandbox) -> list[Path]:
     cache = sandbox.path / "cache"
     known = {"data.mdb", "lock.mdb", "users.lock", "flists"}
     left = [path for path in cache.iterdir() if path.name not in known]
-    return left + [path for path in (cache / "flists").iterdir() if path.suffix not in (".json", ".index-1")]
+    kept = (".json", ".index-1", ".profile")
+    return left + [path for path in (cache / "flists").iterdir() if path.suffix not in kept]
 
 
 def runs(process: int) -> bool:

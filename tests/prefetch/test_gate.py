@@ -50,9 +50,7 @@ def test_the_same_input_gives_the_same_numbers() -> None:
 
 
 def test_a_replay_of_its_own_recording_misses_hardly_anything() -> None:
-    for rtt, bandwidth in LINKS[
-        1:
-    ]:  # over the first, one read of the kernel wants more than may be in flight
+    for rtt, bandwidth in LINKS:
         run = Simulation(TRACE, replay=PROFILE, rtt=rtt, bandwidth=bandwidth).run()
         assert run.plan.counters.recall >= 0.95
         assert run.plan.counters.precision >= 0.9
@@ -72,7 +70,8 @@ def test_no_demanded_chunk_waits_for_more_than_what_may_be_in_flight(rtt: float,
 def test_the_window_is_what_the_link_really_takes() -> None:
     for rtt, bandwidth in LINKS:
         run = Simulation(TRACE, replay=PROFILE, rtt=rtt, bandwidth=bandwidth).run()
-        assert run.budget.window <= bandwidth * rtt + 2 * CHUNK * COMPRESSION * 1.25
+        first_answer = CHUNK * COMPRESSION * 1.1  # is part of the delay that is measured
+        assert run.budget.window <= bandwidth * rtt + CHUNK + first_answer
 
 
 def test_a_replay_takes_little_more_than_the_line_does() -> None:

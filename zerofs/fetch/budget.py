@@ -2,8 +2,9 @@
 
 Role: keeps prefetch from being felt.  A reply that was asked for cannot be recalled, so whatever is in flight
 stands in line before the chunk that a reader wants next.  Bandwidth times delay is what it takes to keep the
-link busy; with one chunk more (nothing smaller can be asked for) that is the bound, and a reader waits
-for that chunk more at the most.  `most` bounds memory whatever the link is, `rate` the bandwidth.
+link busy; with one chunk more (nothing smaller can be asked for, and it may be one that does not compress) that
+is the bound, and a reader waits for that chunk more at the most.  `most` bounds memory whatever the link is,
+`rate` the bandwidth.
 
 Bytes here are payload bytes; before a chunk is there, they are estimated from its plain size.
 
@@ -36,7 +37,7 @@ class Budget:
     @property
     def window(self) -> int:
         """The bound on what is in flight, in bytes: bandwidth times delay, and one chunk."""
-        return min(self._most, int(self.link.bandwidth * self.link.delay) + self.cost(CHUNK))
+        return min(self._most, int(self.link.bandwidth * self.link.delay) + CHUNK)
 
     def cost(self, plain: int) -> int:
         """What chunks of `plain` bytes are likely to take on the link."""

@@ -76,10 +76,7 @@ class FlistMount:
         self._timings.mark("cache and stores")
         self._engine = _make_engine(self._options, served, self._place)
         # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
-        self._closers.insert(-1, self._engine.close)
-        if self._prefetcher is not None:
-            self._closers.append(self._prefetcher.close)
-            self._prefetcher.start()
+        self._closers.insert(self._closers.index(served.fetcher.close), self._engine.close)
         self._closers.append(self._engine.unmount)
         self._engine.start()
         if self._options.complete is not None:
@@ -172,6 +169,8 @@ class FlistMount:
                 mode=options.prefetch,
                 profile=profile_path(self._state, self._mounted.content_hash),
             )
+            self._closers.append(self._prefetcher.close)
+            self._prefetcher.start()  # before there is a mount: what it wants first can be on its way
         return Served(self._mounted, cache, cache_name, fetcher, FailureLog(), self._prefetcher)
 
 
