@@ -113,6 +113,25 @@ def test_what_the_profile_knows_is_not_guessed_about() -> None:
     assert plan.touched(1, 0, 0, (10,)).begins
 
 
+def test_a_chunk_that_a_file_holds_twice_is_wanted_once() -> None:
+    plan = Plan(NumberTree({0: [5, 5, 5], 1: [6, 6]}), NumberCache().has)
+    assert plan.touched(0, 0, 2, (5, 5, 5)).numbers == [5]
+    assert plan.hit(1, 0, 1) == [6]
+    assert (plan.counters.missed, plan.counters.hits) == (1, 1)
+
+
+def test_hits_in_short_are_counted_as_at_length() -> None:
+    cache = NumberCache()
+    plan, _ = make(cache, 4, 4)
+    plan.suggest([1])
+    bring(plan, cache)
+    assert plan.hit(0, 0, 3) == [0, 1, 2, 3]
+    assert plan.hit(0, 0, 3) == []
+    assert plan.hit(1, 0, 0) == [4]
+    counted = plan.counters.as_dict()
+    assert (counted["demanded"], counted["hits"], counted["used"]) == (5, 4, 1)
+
+
 def test_guesses_are_bounded() -> None:
     cache = NumberCache()
     plan, _ = make(cache, MOST_WAITING * 2)

@@ -105,7 +105,7 @@ class Plan:
     def touched(self, row: int, first: int, last: int, missing: Sequence[int]) -> Touched:
         """Readers want positions `first` to `last` of the file `row`; `missing` were not in the cache."""
         numbers = self._tree.refs(row, first, last - first + 1)
-        new = [number for number in numbers if not self._states[number] & _WANTED]
+        new = [number for number in dict.fromkeys(numbers) if not self._states[number] & _WANTED]
         is_cold = bool(missing) or any(self._states[number] & (_BROUGHT | _ASKED) for number in new)
         for number in new:
             self._count_wanted(number, number in missing)
@@ -118,6 +118,22 @@ class Plan:
                 following = self._tree.refs(row, ahead.start, len(ahead))
                 self._soon.extend(number for number in following if self._is_open(number))
         return Touched(new, first == 0 and bool(new) and not is_known, is_cold)
+
+    def hit(self, row: int, first: int, last: int) -> list[int]:
+        """The same for what was in the cache, in short: no stream is looked for.  The new chunks."""
+        states = self._states
+        new = []
+        for number in self._tree.refs(row, first, last - first + 1):
+            state = states[number]
+            if state & (_ASKED | _BROUGHT):
+                new += self.touched(row, first, last, ()).numbers
+                break
+            if not state & _WANTED:
+                states[number] = state | _WANTED
+                self.counters.demanded += 1
+                self.counters.hits += 1
+                new.append(number)
+        return new
 
     def _count_wanted(self, number: int, is_missing: bool) -> None:
         state = self._states[number]

@@ -163,6 +163,10 @@ class Prefetcher:
         while self._touches:
             at, row, first, last, missing = self._touches.popleft()
             self._last_touch = at
+            if not missing and at >= self._last_cold + ALERT:
+                for number in self._plan.hit(row, first, last):
+                    self._recorder.wanted(number, at)
+                continue
             touched = self._plan.touched(row, first, last, missing)
             for number in touched.numbers:
                 self._recorder.wanted(number, at)

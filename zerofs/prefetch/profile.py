@@ -23,6 +23,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ MOST_ENTRIES = 1 << 16
 MOST_RECORDINGS = 0xFFFF
 _CHECKSUM_SIZE = 8
 _ENTRY_SIZE = 4 + 4 + 2
-_LEVEL = 6
+_LEVEL = 1  # the file is small; writing it ends a mount
 
 
 class Entry(NamedTuple):
@@ -82,16 +83,12 @@ def decode(data: bytes, origin: str) -> Profile:
     if sys.byteorder == "big":
         for column in (numbers, times, counts):
             column.byteswap()
-    number = 0
-    entries = []
-    for difference, at, wanted in zip(numbers, times, counts, strict=True):
-        number = number + difference & 0xFFFFFFFF
-        entries.append(Entry(number, at, wanted))
-    if any(not 0 < wanted <= recordings for wanted in counts):
+    if count and not 0 < min(counts) <= max(counts) <= recordings:
         raise ProfileError(f"{origin}: a count is out of range")
-    if len({entry.number for entry in entries}) != count:
+    chunks = [number & 0xFFFFFFFF for number in accumulate(numbers)]
+    if len(set(chunks)) != count:
         raise ProfileError(f"{origin}: a chunk stands in it twice")
-    return Profile(content_hash, recordings, tuple(entries))
+    return Profile(content_hash, recordings, tuple(map(Entry, chunks, times, counts)))
 
 
 def read_profile(path: Path) -> Profile:

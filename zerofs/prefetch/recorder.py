@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 
 from zerofs.errors import ProfileError
+from zerofs.flist.load import write_atomically
 from zerofs.prefetch.merge import merged
 from zerofs.prefetch.profile import (
     MOST_ENTRIES,
@@ -22,7 +23,6 @@ from zerofs.prefetch.profile import (
     decode,
     encode,
     read_bounded,
-    write_profile,
 )
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class Recorder:
         self._chunk_count = chunk_count
         self._path = path
         self._began: float | None = None
-        self._entries: list[Entry] = []
+        self._numbers: list[int] = []
+        self._times: list[float] = []
         self._saved = 0  # entries that are in the file
         self._base: Profile | None = None  # what was in the file before this recording
         self._written = b""
@@ -46,19 +47,21 @@ class Recorder:
     @property
     def unsaved(self) -> bool:
         """Whether something was recorded since it was saved."""
-        return len(self._entries) > self._saved
+        return len(self._numbers) > self._saved
 
     def wanted(self, number: int, at: float) -> None:
         """Chunk `number`, which was not told before, was wanted at `at` (seconds, of any clock)."""
         if self._began is None:
             self._began = at
-        since = at - self._began
-        if since <= LONGEST and number < self._chunk_count and len(self._entries) < MOST_ENTRIES:
-            self._entries.append(Entry(number, max(0, int(since * 1000))))
+        if at - self._began <= LONGEST and number < self._chunk_count and len(self._numbers) < MOST_ENTRIES:
+            self._numbers.append(number)
+            self._times.append(at)
 
     def recording(self) -> Profile:
         """What was recorded so far."""
-        return Profile(self._content_hash, 1, tuple(self._entries))
+        began = self._began or 0.0
+        since = [max(0, int((at - began) * 1000)) for at in self._times]
+        return Profile(self._content_hash, 1, tuple(map(Entry, self._numbers, since)))
 
     def save(self) -> None:
         """Merge the recording into the file; saved again, the longer one takes the place of the shorter.
@@ -71,17 +74,18 @@ class Recorder:
         try:
             found = self._in_file()
             if self._written and found != self._written:
-                self._saved = len(self._entries)
+                self._saved = len(self._numbers)
                 return
             if not self._written:
                 self._base = self._usable(found)
             recording = self.recording()
             profile = recording if self._base is None else merged([self._base, recording])
-            write_profile(profile, self._path)
-            self._written = encode(profile)
+            data = encode(profile)
+            write_atomically(data, self._path)
+            self._written = data
         except OSError as error:
             log.info("cannot keep the access profile: %s", error)
-        self._saved = len(self._entries)
+        self._saved = len(self._numbers)
 
     def _in_file(self) -> bytes:
         try:
