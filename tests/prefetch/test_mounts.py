@@ -218,7 +218,7 @@ def test_a_bad_profile_is_ignored_with_one_warning(setting: Setting, kind: str) 
     workload(setting.source, mount.target)
     mount.stop()
     warnings = [line for line in mount.log().splitlines() if " WARNING " in line]
-    assert len(warnings) == 1
+    assert len(warnings) == 1, mount.log()
     assert reason in warnings[0]
     assert counted(mount)["known_misses"] == 0
     assert {entry.number for entry in read_profile(path).entries} == {e.number for e in good.entries}

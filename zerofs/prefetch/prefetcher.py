@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from zerofs.chunk.codec import cache_name
 from zerofs.errors import (
     ClosingError,
+    FlistError,
     ProfileError,
     StoreRefusedError,
     StoreUnreachableError,
@@ -161,19 +162,24 @@ class Prefetcher:
     def _hear(self) -> None:
         """Take in what was touched.  Under the lock."""
         while self._touches:
-            at, row, first, last, missing = self._touches.popleft()
-            self._last_touch = at
-            if not missing and at >= self._last_cold + ALERT:
-                for number in self._plan.hit(row, first, last):
-                    self._recorder.wanted(number, at)
-                continue
-            touched = self._plan.touched(row, first, last, missing)
-            for number in touched.numbers:
+            try:
+                self._take_in(*self._touches.popleft())
+            except FlistError as error:  # the disk cannot give a page of the index
+                log.debug("a touch is lost: %s", error)
+
+    def _take_in(self, at: float, row: int, first: int, last: int, missing: tuple[int, ...]) -> None:
+        self._last_touch = at
+        if not missing and at >= self._last_cold + ALERT:
+            for number in self._plan.hit(row, first, last):
                 self._recorder.wanted(number, at)
-            if touched.is_cold:
-                self._last_cold = at
-            if touched.begins and self._following is not None and at < self._last_cold + ALERT:
-                self._following.begun(row)
+            return
+        touched = self._plan.touched(row, first, last, missing)
+        for number in touched.numbers:
+            self._recorder.wanted(number, at)
+        if touched.is_cold:
+            self._last_cold = at
+        if touched.begins and self._following is not None and at < self._last_cold + ALERT:
+            self._following.begun(row)
 
     # -- what is fetched -------------------------------------------------------------------------
 
@@ -185,8 +191,14 @@ class Prefetcher:
             self._hear()
             if self._cache.full:
                 self._plan.drop()
-            numbers = self._plan.take(room)
-            return [(self._index.chunk(number), partial(self._landed, number)) for number in numbers]
+            try:
+                return [self._wish(number) for number in self._plan.take(room)]
+            except FlistError as error:  # as in `_hear`
+                log.debug("nothing is prefetched at the moment: %s", error)
+                return ()
+
+    def _wish(self, number: int) -> tuple[Chunk, Done]:
+        return self._index.chunk(number), partial(self._landed, number)
 
     def _landed(self, number: int, plain: bytes | None, error: ZerofsError | None) -> None:
         if plain is not None:
@@ -219,8 +231,7 @@ class Prefetcher:
 
     def _cached(self, chunk: Chunk) -> bytes | None:
         with self._cache.snapshot() as snapshot:
-            view = snapshot.find(cache_name(chunk.key))
-            return None if view is None else bytes(view)
+            return snapshot.read(cache_name(chunk.key))
 
     def _suggest(self, numbers: Sequence[int]) -> None:
         with self._lock:
