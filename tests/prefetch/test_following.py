@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,12 +36,12 @@ class Guesser:
         self.got: list[bytes | None] = []
         self.asks: list[tuple[int, int, int]] = []
 
-    def follow(self, row: int) -> list[int]:
+    def steps(self, row: int) -> Iterator[list[int]]:
         self.followed.append(row)
         self.got += [self.read(*ask) for ask in self.asks]
         if row == 99:
             raise KeyError(row)
-        return [row + 100]
+        yield [row + 100]
 
 
 class Bench:
@@ -110,11 +110,3 @@ def test_files_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(bench.following._begun) == 3
     bench.following.close(5)  # ends a wait for a chunk that never comes
     assert bench.guesser.got == [None]
-
-
-def test_nothing_is_followed_where_there_are_no_guesses() -> None:
-    suggested: list[Sequence[int]] = []
-    following = Following(Index(), lambda number, done: None, suggested.append, lambda index, read: None)  # type: ignore[arg-type]
-    following.begun(0)
-    following.close(5)
-    assert suggested == []

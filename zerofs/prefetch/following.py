@@ -9,11 +9,10 @@ there is none.  `_changed` guards the queue and is not held while anything is gu
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from zerofs.errors import ZerofsError
@@ -31,7 +30,7 @@ PATIENCE = 10.0  # seconds for a chunk that a guess needs
 class Guesser(Protocol):
     """See `zerofs.prefetch.guess.guesses`."""
 
-    def follow(self, row: int) -> list[int]: ...
+    def steps(self, row: int) -> Iterable[Sequence[int]]: ...
 
 
 class Following:
@@ -42,7 +41,7 @@ class Following:
         index: Index,
         bytes_of: Callable[[int, Done], None],
         suggest: Callable[[Sequence[int]], None],
-        make: Callable[[Index, Callable[[int, int, int], bytes | None]], Guesser | None] | None = None,
+        make: Callable[[Index, Callable[[int, int, int], bytes | None]], Guesser] | None = None,
     ) -> None:
         self._index = index
         self._bytes_of = bytes_of
@@ -79,8 +78,6 @@ class Following:
 
     def _run(self) -> None:
         guesser = self._make(self._index, self._read)
-        if guesser is None:
-            return
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._begun or self._closing)
@@ -88,12 +85,11 @@ class Following:
                     return
                 row = self._begun.popleft()
             try:
-                numbers = guesser.follow(row)
+                for numbers in guesser.steps(row):
+                    self._suggest(numbers)
             except Exception:
                 log.exception("guessing what follows a file; nothing is guessed any more")
                 return
-            if numbers:
-                self._suggest(numbers)
 
     def _read(self, row: int, offset: int, size: int) -> bytes | None:
         """`size` bytes of the file `row` from `offset` on, fewer at its end; None where they cannot be had."""
@@ -126,10 +122,7 @@ class Following:
         return found[0] if found else None
 
 
-def _make_guesser(index: Index, read: Callable[[int, int, int], bytes | None]) -> Guesser | None:
-    try:
-        module = importlib.import_module("zerofs.prefetch.guess.guesses")
-    except ImportError:
-        return None
-    guesser: Guesser = module.Guesses(index, read)
-    return guesser
+def _make_guesser(index: Index, read: Callable[[int, int, int], bytes | None]) -> Guesser:
+    from zerofs.prefetch.guess.guesses import Guesses
+
+    return Guesses(index, read)
