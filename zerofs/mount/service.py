@@ -89,6 +89,8 @@ class _Service:
             if not options.read_only:
                 self._mount_overlay(self._backend)
             self._watch.add_mount(self._target)
+        if self._flist is not None:
+            self._open_control(self._flist)
         self._timings.mark("ready")
         if options.timings:
             self._timings.report()
@@ -113,6 +115,19 @@ class _Service:
         if helper is not None:
             self._watch.add_helper(helper)
         self._timings.mark("overlay")
+
+    def _open_control(self, flist: FlistMount) -> None:
+        """Let `zerofs stats` ask; a mount does its work without, too."""
+        from zerofs.mount.control import Control
+
+        try:
+            control = Control(lambda: flist.stats(self._target))
+        except OSError as error:
+            log.info("there is no place for a control socket, so nobody can ask for statistics: %s", error)
+            return
+        self._stack.callback(control.close)
+        self._watch.add_service(control.fileno(), control.serve)
+        self._stack.callback(self._watch.remove_service, control.fileno())
 
     # -- while it is up --------------------------------------------------------------------
 
