@@ -93,9 +93,10 @@ def test_between_two_looks(document: Any) -> None:
     assert change.as_dict()["stores"]["redis://b:2"]["chunks"] == 4.0  # type: ignore[index]
 
 
-def test_another_mount_at_the_same_place_starts_anew(document: Any) -> None:
+@pytest.mark.parametrize("number", [{"device": "0:8"}, {"process": 43}])
+def test_another_mount_at_the_same_place_starts_anew(document: Any, number: dict[str, object]) -> None:
     now = copy.deepcopy(document)
-    now["mount"].update(process=43, uptime=1.0)
+    now["mount"].update(number, uptime=1.0)
     assert Change(document, now).rate("reads", "answered") == 5000
 
 

@@ -208,6 +208,7 @@ def test_no_mount_of_a_flist(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("union", [False, True])
 def test_a_dead_process(image: Image, mounted: Mounted, sandbox: Sandbox, union: bool) -> None:
     mount = mounted(image, *([] if union else ["--ro"]), "--backend", sandbox.path / "backend")
+    stats(sandbox, mount.target)
     mount.stop(signal.SIGKILL)
     assert (SOCKETS / f"{mount.pid}.sock").exists()
     done = sandbox.run("zerofs", "stats", mount.target, status=5)
@@ -227,9 +228,12 @@ def test_the_next_mount_sweeps_what_a_killed_one_left(
 ) -> None:
     options = ["--ro", "--backend", sandbox.path / "backend"]
     killed = mounted(image, *options)
+    stats(sandbox, killed.target)
     killed.stop(signal.SIGKILL)
     assert (SOCKETS / f"{killed.pid}.sock").exists()
-    mounted(image, *options, allow=["dead process"])
+    following = mounted(image, *options, allow=["dead process"])
+    stats(sandbox, following.target)
+    assert (SOCKETS / f"{following.pid}.sock").exists()
     assert not (SOCKETS / f"{killed.pid}.sock").exists()
 
 

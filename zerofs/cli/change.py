@@ -17,8 +17,8 @@ class Change:
     """From the document `before` (None: from the start of the mount) to `now`."""
 
     def __init__(self, before: Document | None, now: Document) -> None:
-        if before is not None and before["mount"]["process"] != now["mount"]["process"]:
-            before = None  # another mount at the same place
+        if before is not None and _identity(before) != _identity(now):
+            before = None  # another mount
         self.now = now
         self._before = before or {}
         start = before["mount"]["uptime"] if before is not None else 0.0
@@ -74,6 +74,11 @@ class StoreChange:
     def as_dict(self) -> dict[str, object]:
         keys = ("requests", "chunks", "bytes", "missing", "errors", "retries")
         return {**{key: self.rate(key) for key in keys}, "latency": self.latency()}
+
+
+def _identity(document: Document) -> tuple[int, str]:
+    """What no two mounts have in common: each number alone is used again."""
+    return document["mount"]["process"], document["mount"]["device"]
 
 
 class Look(NamedTuple):

@@ -74,9 +74,11 @@ class _Looks:
         """What there is to see now.  Raises ZerofsError where the one mount is gone, or never answered."""
         answers = inquiry.everything() if self._target is None else [self._ask(self._target)]
         looks = [Look(answer, self._before.get(answer.mount.process)) for answer in answers]
-        for process, document in ((each.mount.process, each.document) for each in answers):
-            if document is not None:
-                self._before[process] = document
+        self._before = {
+            look.answer.mount.process: document
+            for look in looks
+            if (document := look.answer.document or look.before) is not None
+        }
         return looks
 
     def _ask(self, target: Path) -> inquiry.Answer:

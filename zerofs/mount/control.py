@@ -1,8 +1,8 @@
 """The control socket of a mount: who may ask it how it fares, and how they are answered.
 
-Place: beside the way of a read; made when the mount is up, by `service`, and asked by `inquiry`.  It is private: the
-directory and the socket are its owner's, and the kernel says who connects.  The protocol is one line of JSON, such as
-``{"ask": "stats"}``, answered by one document of JSON, after which the server hangs up.
+Place: beside the way of a read; made by `service` once the mount can be used, and asked by `inquiry`.  It is private:
+the directory and the socket are its owner's, and the kernel says who connects.  The protocol is one line of JSON,
+such as ``{"ask": "stats"}``, answered by one document of JSON, after which the server hangs up.
 
 Threads: the main thread's loop (`watch`) calls `serve` when somebody asks, and sleeps otherwise; nobody is
 waited for.  What a client has sent, and what it has not yet read, is kept until it goes on; who comes when

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from zerofs.mount.unmount import flist_of
 PATIENCE = 5.0  # seconds for an answer; a live swap of a large tree keeps a mount busy for longer
 MOST_ANSWER = 4 << 20  # bytes
 _AT_ONCE = 16
+_NEW_SECONDS, _NEW_PAUSE = 1.0, 0.02  # a mount can be used a moment before it can be asked
 _BY_ASKING = "fuse.fuse-overlayfs"
 
 Document = dict[str, Any]
@@ -77,8 +79,8 @@ def ask(mount: Served) -> Document:
             f"the mount at {mount.target} belongs to {owner}", hint="ask as that user, or as root"
         )
     with contextlib.suppress(OSError):
-        return _ask_at_once(mount)
-    if not Path(f"/proc/{mount.process}").exists() or _is_dead(mount.target):
+        return _ask_patiently(mount)
+    if not _lives(mount) or _is_dead(mount.target):
         sweep()
         raise _dead(mount.target)
     raise MountError(
@@ -138,8 +140,20 @@ def _try(mount: Served) -> Answer:
     return Answer(mount._replace(target=document["mount"]["target"]), document)
 
 
+def _ask_patiently(mount: Served) -> Document:
+    """Raises OSError where nobody answers, soon if there is not even a socket."""
+    end = time.monotonic() + _NEW_SECONDS
+    while True:
+        try:
+            return _ask_at_once(mount)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() >= end or not _lives(mount):
+                raise
+        time.sleep(_NEW_PAUSE)
+
+
 def _ask_at_once(mount: Served) -> Document:
-    """Raises OSError where nobody answers."""
+    """Raises FileNotFoundError where there is no socket, ConnectionRefusedError where nobody of the mount listens."""
     with controlplace.opened_directories(mount.owner) as directories:
         for directory in directories:
             with contextlib.suppress(FileNotFoundError), _connected(directory, mount) as connection:
@@ -178,6 +192,10 @@ def _read(connection: socket.socket, mount: Served) -> Document:
     if "error" in document:
         raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
     return dict(document)
+
+
+def _lives(mount: Served) -> bool:
+    return Path(f"/proc/{mount.process}").exists()
 
 
 def _is_dead(target: str) -> bool:

@@ -89,8 +89,6 @@ class _Service:
             if not options.read_only:
                 self._mount_overlay(self._backend)
             self._watch.add_mount(self._target)
-        if self._flist is not None:
-            self._open_control(self._flist)
         self._timings.mark("ready")
         if options.timings:
             self._timings.report()
@@ -116,23 +114,12 @@ class _Service:
             self._watch.add_helper(helper)
         self._timings.mark("overlay")
 
-    def _open_control(self, flist: FlistMount) -> None:
-        """Let `zerofs stats` ask; a mount does its work without, too."""
-        from zerofs.mount.control import Control
-
-        try:
-            control = Control(lambda: flist.stats(self._target))
-        except OSError as error:
-            log.info("there is no place for a control socket, so nobody can ask for statistics: %s", error)
-            return
-        self._stack.callback(control.close)
-        self._watch.add_service(control.fileno(), control.serve)
-        self._stack.callback(self._watch.remove_service, control.fileno())
-
     # -- while it is up --------------------------------------------------------------------
 
     def serve(self) -> None:
         """Wait for what ends the mount; swap the tree when told to."""
+        if self._flist is not None:
+            self._open_control(self._flist)
         pause: float | None = None
         while True:
             for event in self._watch.wait(pause):
@@ -143,6 +130,19 @@ class _Service:
                 pause = _SETTLE_FIRST
             if pause is not None:
                 pause = min(pause * 2, _SETTLE_LONGEST) if self._linger() else None
+
+    def _open_control(self, flist: FlistMount) -> None:
+        """Let `zerofs stats` ask.  A mount does its work without, and nobody waits for this to use it."""
+        from zerofs.mount.control import Control
+
+        try:
+            control = Control(lambda: flist.stats(self._target))
+        except OSError as error:
+            log.info("there is no place for a control socket, so nobody can ask for statistics: %s", error)
+            return
+        self._stack.callback(control.close)
+        self._watch.add_service(control.fileno(), control.serve)
+        self._stack.callback(self._watch.remove_service, control.fileno())
 
     def _swap(self) -> None:
         """Lay the flists of ``.layered`` over those of the command line; on failure the old tree stays."""
