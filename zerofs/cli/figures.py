@@ -72,7 +72,7 @@ def page(change: Change) -> Iterator[str]:
 
 def overview(looks: Iterable[Look]) -> Iterator[str]:
     """A line for each mount: its place, its process, and what happened or why nobody knows."""
-    head = (
+    head = [
         "MOUNTPOINT",
         "PROCESS",
         "UP",
@@ -83,7 +83,7 @@ def overview(looks: Iterable[Look]) -> Iterator[str]:
         "p50",
         "p99",
         "IN TIME",
-    )
+    ]
     rows: list[Sequence[str]] = [head]
     silent = []
     for look in looks:
@@ -100,24 +100,17 @@ def overview(looks: Iterable[Look]) -> Iterator[str]:
 
 def _summary(change: Change) -> tuple[str, ...]:
     latency = change.latency()
-    reads = change.now["reads"]
+    in_time = change.rate("prefetch", "hits") + change.rate("prefetch", "used")  # whoever brought them
     return (
         duration(change.now["mount"]["uptime"]),
         number(change.rate("reads", "answered")),
         size(change.rate("reads", "bytes")),
-        percent(reads["waited"], reads["answered"]),
+        percent(change.rate("reads", "waited"), change.rate("reads", "answered")),
         size(change.rate("fetch", "fetched_bytes")),
         duration(latency.get("p50")),
         duration(latency.get("p99")),
-        _in_time(change.now["prefetch"]),
+        percent(in_time, change.rate("prefetch", "demanded")),
     )
-
-
-def _in_time(prefetch: Mapping[str, Any] | None) -> str:
-    """The share of what readers wanted that they found in the cache, whoever brought it."""
-    if not prefetch:
-        return "-"
-    return percent(prefetch.get("hits", 0) + prefetch.get("used", 0), prefetch.get("demanded", 0))
 
 
 def _head(mount: Mapping[str, Any]) -> Iterator[str]:
