@@ -111,7 +111,8 @@ cdef class Operations:
     cdef object _sound(self, answer):
         """`answer`, unless it may come from a page of the index that could not be had: every handler ends here."""
         if not self.index.is_whole():
-            self._fail(_unreadable())
+            self.report(_unreadable())
+            raise self._error(EIO)
         return answer
 
     cdef int64_t _row(self, uint64_t inode) except -1:
@@ -284,6 +285,7 @@ cdef class Operations:
         return self._assemble(index, &node, offset, size, first, last, waited)
 
     cdef _fail(self, reason):
+        """End a read."""
         self.failed += 1
         if reason is not None:
             self.report(reason)
