@@ -42,7 +42,7 @@ class Serving:
         self.control = Control(provider)
         self.wakes = 0
         self._end, self._ended = os.pipe()
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -54,6 +54,8 @@ class Serving:
             self.control.serve()
 
     def close(self) -> None:
+        if not self._thread.is_alive():
+            return
         os.write(self._ended, b"x")
         self._thread.join()
         self.control.close()
@@ -62,10 +64,19 @@ class Serving:
 
 
 @pytest.fixture
-def serving(places: list[Path]) -> Iterator[Serving]:
-    serving = Serving()
-    yield serving
-    serving.close()
+def serve(places: list[Path]) -> Iterator[Callable[..., Serving]]:
+    """Makes one with the provider that it is given; what a test leaves is closed."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*provider: Callable[[], dict[str, object]]) -> Serving:
+            return stack.enter_context(contextlib.closing(Serving(*provider)))
+
+        yield start
+
+
+@pytest.fixture
+def serving(serve: Callable[..., Serving]) -> Serving:
+    return serve()
 
 
 def me() -> Served:
@@ -87,6 +98,7 @@ def connect(places: list[Path]) -> Iterator[Callable[[], socket.socket]]:
 
 
 Connect = Callable[[], socket.socket]
+Serve = Callable[..., Serving]
 
 
 def everything(connection: socket.socket) -> bytes:
@@ -101,10 +113,10 @@ def test_one_document_a_connection(serving: Serving, connect: Connect) -> None:
     assert json.loads(everything(connection)) == DOCUMENT
 
 
-def test_it_is_private_and_gone_in_the_end(places: list[Path]) -> None:
+def test_it_is_private_and_gone_in_the_end(serve: Serve, places: list[Path]) -> None:
     before = os.umask(0)
     try:
-        serving = Serving()
+        serving = serve()
     finally:
         os.umask(before)
     (name,) = places[0].iterdir()
@@ -138,15 +150,14 @@ def test_whoever_is_stuck_keeps_nobody_from_an_answer(serving: Serving, connect:
     assert [connection.fileno() for connection in silent]  # still connected
 
 
-def test_who_does_not_read_blocks_nobody(places: list[Path], connect: Connect) -> None:
+def test_who_does_not_read_blocks_nobody(serve: Serve, places: list[Path], connect: Connect) -> None:
     document = {**DOCUMENT, "long": "x" * (3 << 20)}
-    serving = Serving(lambda: document)
+    serve(lambda: document)
     lazy = connect()
     lazy.sendall(b'{"ask": "stats"}\n')
     lazy.recv(10)
     assert inquiry.ask(me()) == document
     assert len(everything(lazy)) > 3 << 20  # it gets all, once it reads
-    serving.close()
 
 
 def test_the_newest_take_the_place_of_the_oldest(serving: Serving, connect: Connect) -> None:
@@ -167,15 +178,14 @@ def test_nothing_wakes_up_while_nobody_goes_on(serving: Serving, connect: Connec
     assert stuck
 
 
-def test_a_provider_that_fails(places: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_provider_that_fails(serve: Serve, places: list[Path], caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> dict[str, object]:
         raise RuntimeError("secret")
 
-    serving = Serving(fail)
+    serve(fail)
     with pytest.raises(MountError, match="its log has more") as caught:
         inquiry.ask(me())
     assert "secret" not in str(caught.value)
-    serving.close()
 
 
 def test_who_is_somebody_else_is_not_answered(
@@ -202,7 +212,8 @@ class Credentials:
         return process, self._user, group
 
 
-def test_who_answers_must_be_the_one_that_serves(serving: Serving) -> None:
+def test_who_answers_must_be_the_one_that_serves(serving: Serving, places: list[Path]) -> None:
+    os.link(places[0] / f"{os.getpid()}.sock", places[0] / f"{os.getppid()}.sock")
     with pytest.raises(OSError):
         inquiry._ask_at_once(me()._replace(owner=os.geteuid() + 1))
     with pytest.raises(OSError):
@@ -211,17 +222,16 @@ def test_who_answers_must_be_the_one_that_serves(serving: Serving) -> None:
         inquiry._ask_at_once(me()._replace(device="0:8"))  # its number was that of another server before
 
 
-def test_the_directory_is_made_where_it_can_be(places: list[Path], tmp_path: Path) -> None:
+def test_the_directory_is_made_where_it_can_be(serve: Serve, places: list[Path], tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to("elsewhere")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
     (tmp_path / "file").touch()
     places[:] = [tmp_path / name for name in ("missing/zerofs", "link", "open", "file", "good")]
-    serving = Serving()
+    serve()
     assert inquiry.ask(me()) == DOCUMENT
     assert list((tmp_path / "good").iterdir()) and not list((tmp_path / "elsewhere").iterdir())
-    serving.close()
     places[:] = places[:-1]
     with pytest.raises(OSError):
         Control(lambda: DOCUMENT)
@@ -235,16 +245,15 @@ def test_a_directory_of_somebody_else_is_not_used(places: list[Path], tmp_path: 
         Control(lambda: DOCUMENT)
 
 
-def test_a_path_longer_than_a_socket_may_have(places: list[Path], tmp_path: Path) -> None:
+def test_a_path_longer_than_a_socket_may_have(serve: Serve, places: list[Path], tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 200)
     deep.mkdir()
     places[:] = [deep / "zerofs"]
-    serving = Serving()
+    serve()
     assert inquiry.ask(me()) == DOCUMENT
-    serving.close()
 
 
-def test_what_dead_processes_left_is_swept(places: list[Path]) -> None:
+def test_what_dead_processes_left_is_swept(serve: Serve, places: list[Path]) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     places[0].mkdir(mode=0o700)
@@ -253,14 +262,13 @@ def test_what_dead_processes_left_is_swept(places: list[Path]) -> None:
             left.bind(str(places[0] / f"{process}.sock"))
             left.listen()
     (places[0] / "other").touch()
-    serving = Serving()  # takes the place of who had this number before
+    serve()  # takes the place of who had this number before
     assert {path.name for path in places[0].iterdir()} == {
         f"{os.getpid()}.sock",
         f"{os.getppid()}.sock",  # that process lives: whether it serves nobody knows
         "other",
     }
     assert inquiry.ask(me()) == DOCUMENT
-    serving.close()
 
 
 def test_who_listens_is_never_swept(places: list[Path]) -> None:
