@@ -541,3 +541,25 @@ def test_generations_and_swaps_under_readers(index: Index, chunks: Chunks) -> No
         stop.set()
         thread.join()
         kernel.close()
+
+
+# -- what is counted -------------------------------------------------------------------------
+
+
+def test_reads_are_counted(kernel: Kernel, index: Index, chunks: Chunks) -> None:
+    inode = node(index, "big")
+    unique = kernel.send(READ, inode, read_in(0, 5000))
+    while not chunks.waiting:
+        time.sleep(0.001)
+    assert kernel.engine.reads() == (0, 0, 1, 1, 0)
+    chunks.deliver()
+    assert kernel.receive()[:2] == (0, unique)
+    assert kernel.engine.reads() == (1, 5000, 1, 0, 0)
+    chunks.cached = dict(chunks.all)
+    for _ in range(3):
+        assert kernel.read(inode, CHUNK_SIZE - 10, 20).error == 0
+    kernel.ask(STATFS)  # the answer to a read comes before it is counted
+    assert kernel.engine.reads() == (4, 5060, 1, 0, 0)
+    assert kernel.read(node(index, "short"), CHUNK_SIZE * 2, 10).error == errno.EIO
+    kernel.ask(STATFS)
+    assert kernel.engine.reads() == (4, 5060, 1, 0, 1)

@@ -6,6 +6,7 @@ namespace of its own, where the whole story is played by a shell.
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -41,9 +42,13 @@ for n in $(seq 300); do
 done
 grep -q 'mount starts' said
 $AS sh -c "$CHECKS"
+$AS "$ZEROFS" stats --json mnt > stats
+test -S zerofs/$server.sock || test -S /run/zerofs/$server.sock
 grep " $BOX/home/mnt " /proc/self/mountinfo | grep -o -e ' - [^ ]*'
 kill $server
 wait $server
+test ! -e zerofs/$server.sock
+test ! -e /run/zerofs/$server.sock
 if grep " $BOX/home" /proc/self/mountinfo; then exit 7; fi
 """
 
@@ -78,6 +83,8 @@ def play(sandbox: Sandbox, image: Image, enter: list[str], user: int, checks: st
         "AS": f"setpriv --reuid={user} --regid={user} --clear-groups" if user else "",
         "BOX": str(sandbox.path),
         "G8UFS": str(BINARIES / "g8ufs"),
+        "ZEROFS": str(BINARIES / "zerofs"),
+        "XDG_RUNTIME_DIR": str(home),
         "FLIST": str(image.flist),
         "STORE": f"dir://{image.store}",
         "OPTIONS": options,
@@ -94,6 +101,8 @@ def play(sandbox: Sandbox, image: Image, enter: list[str], user: int, checks: st
     )
     errors = home / "errors"
     assert done.returncode == 0, done.stdout + done.stderr + (errors.read_text() if errors.exists() else "")
+    said = json.loads((home / "stats").read_text())
+    assert said["mount"]["target"] == str(home / "mnt") and said["fetch"]["fetched"] > 0
     return done.stdout.split()[-1]
 
 

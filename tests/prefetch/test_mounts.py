@@ -216,7 +216,7 @@ def test_a_bad_profile_is_ignored_with_one_warning(setting: Setting, kind: str) 
     setting.forget_chunks()
     mount = setting.mount("--prefetch", "profile", allow=("the access profile is ignored",))
     workload(setting.source, mount.target)
-    mount.stop()
+    assert mount.stop() == 0
     warnings = [line for line in mount.log().splitlines() if " WARNING " in line]
     assert len(warnings) == 1, mount.log()
     assert reason in warnings[0]

@@ -32,6 +32,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "mount": Command("zerofs.cli.mount", "mount one or several flists", own_parser=True),
     "umount": Command("zerofs.cli.umount", "unmount what `zerofs mount` mounted"),
+    "stats": Command("zerofs.cli.stats", "show what a mount counts, or list all mounts"),
+    "top": Command("zerofs.cli.top", "watch what mounts do, live"),
     "pack": Command("zerofs.cli.pack", "make a flist of a directory or a tar, and store its chunks"),
     "unpack": Command("zerofs.cli.unpack", "write the tree of a flist into a directory"),
     "ls": Command("zerofs.cli.ls", "list directories of a flist"),

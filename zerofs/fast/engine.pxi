@@ -96,6 +96,8 @@ cdef extern from "fuse_wire.h" nogil:
     void zerofs_store_pointer(void **place, void *value) noexcept
     uint32_t zerofs_load(const uint32_t *place) noexcept
     void zerofs_store(uint32_t *place, uint32_t value) noexcept
+    void zerofs_tally(uint64_t *place, uint64_t more) noexcept
+    uint64_t zerofs_tallied(const uint64_t *place) noexcept
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -137,7 +139,10 @@ cdef struct Worker:
     void *view  # the view that this thread works with, or NULL: read by whoever replaces it
     char *request
     char *listing
-    uint64_t padding[5]  # a line of the processor's cache each
+    uint64_t reads  # answered without waiting; this thread alone counts, and writes here anyway
+    uint64_t bytes
+    uint64_t failed
+    uint64_t padding[10]  # wherever this begins, no two of them share a line of the processor's cache
 
 cdef struct Request:
     fuse_in_header *header
@@ -184,6 +189,10 @@ cdef class Engine:
     cdef void *current  # the View
     cdef Worker workers[MOST_WORKERS]
     cdef int worker_count
+    cdef uint64_t late_reads  # answered after a wait; these are counted under the GIL
+    cdef uint64_t late_bytes
+    cdef uint64_t waited
+    cdef uint64_t failed
     cdef int guard  # the number of the index's guarded mapping, or -1
     cdef uint32_t mended  # its faults that `mend` has dealt with
     cdef bint opens_itself  # the kernel takes ENOSYS for an answer to OPEN and OPENDIR
@@ -702,7 +711,11 @@ cdef class Engine:
             if error >= 0:
                 if error == EFAULT:  # the disk cannot give a page of the cache, and the kernel has made EIO of it
                     self._forget_chunks(view, node, offset, size)
+                    zerofs_tally(&worker.failed, 1)
                 self._leave(worker)
+                if error == 0:
+                    zerofs_tally(&worker.reads, 1)
+                    zerofs_tally(&worker.bytes, size)
                 return
             ready = self._prepare(view, row, unique, request.header.pid, offset, size)
             self._leave(worker)
@@ -711,11 +724,13 @@ cdef class Engine:
             view = self._enter(worker)  # where the generation ended meanwhile this is the next one
             copy = view.tables.nodes[row]
             if copy.block_size == 0:
+                zerofs_tally(&worker.failed, 1)
                 self._error(unique, EIO)
                 self._leave(worker)
                 return
 
     cdef void _report_hole(self, uint64_t row) noexcept with gil:
+        self.failed += 1
         try:
             self.report(_hole(row))
         except BaseException:
@@ -759,6 +774,7 @@ cdef class Engine:
         cdef uint64_t block
         try:
             if not self.index.is_whole():
+                self.failed += 1
                 self._error(unique, EIO)
                 return -1
             missing = self._find(view, row, offset, size)
@@ -773,9 +789,11 @@ cdef class Engine:
             parked.unique, parked.pid, parked.row, parked.offset, parked.size = unique, pid, row, offset, size
             parked.plain = {}
             if not self._send_parked(parked):  # what was prefetched since the generation began is in the cache
+                self.failed += 1
                 self._error(unique, EIO)
             return 0
         except BaseException:
+            self.failed += 1
             log.exception("preparing a read")
             self._error(unique, EIO)
             return -1
@@ -842,6 +860,7 @@ cdef class Engine:
         if self.parked.pop(parked.unique, None) is None:
             return  # answered meanwhile: its reader is being killed
         if parked.failed or not self._send_parked(parked):
+            self.failed += 1
             self._error(parked.unique, EIO)
 
     cdef bint _send_parked(self, _Parked parked) except -1:
@@ -888,9 +907,10 @@ cdef class Engine:
                     pieces[count].iov_len = length
                     count += 1
                 done += length
-            if missing:  # dropped from the cache since this was parked
+            if missing:  # or dropped from the cache since this was parked
                 if parked.rounds >= 3:
                     return False
+                self.waited += parked.rounds == 0
                 self.parked[parked.unique] = parked
                 self._request(parked, missing)
                 return True
@@ -898,7 +918,11 @@ cdef class Engine:
                 return False  # counted, since `mend` may have come between
             with nogil:
                 error = self._send(parked.unique, 0, pieces, count)
+            if error == 0:
+                self.late_reads += 1
+                self.late_bytes += parked.size
             if error == EFAULT:  # the kernel has made EIO of it, and asks once more
+                self.failed += 1
                 for number in numbers:
                     self.chunks.checked[number] = 0
             return True
@@ -937,7 +961,18 @@ cdef class Engine:
         cdef _Parked parked
         while self.parked:
             _, parked = self.parked.popitem()
+            self.failed += 1
             self._error(parked.unique, EIO)
+
+    def reads(self) -> tuple:
+        """(answered, their bytes, that had to wait, that wait now, that failed), of all reads so far."""
+        cdef uint64_t answered = self.late_reads, size = self.late_bytes, failed = self.failed
+        cdef int i
+        for i in range(self.worker_count):
+            answered += zerofs_tallied(&self.workers[i].reads)
+            size += zerofs_tallied(&self.workers[i].bytes)
+            failed += zerofs_tallied(&self.workers[i].failed)
+        return answered, size, self.waited, len(self.parked), failed
 
 
 cdef void _fill_attributes(const Tables *tables, uint64_t row, fuse_attr *attributes) noexcept nogil:

@@ -73,6 +73,11 @@ cdef class Operations:
     cdef object Error
     cdef object lock
     cdef uint64_t total_size
+    cdef uint64_t answered  # all of these under the binding's lock
+    cdef uint64_t answered_bytes
+    cdef uint64_t waited
+    cdef uint64_t waiting
+    cdef uint64_t failed
 
     def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, report, binding,
                   uint64_t total_size=0, observer=None):
@@ -109,7 +114,8 @@ cdef class Operations:
     cdef object _sound(self, answer):
         """`answer`, unless it may come from a page of the index that could not be had: every handler ends here."""
         if not self.index.is_whole():
-            self._fail(_unreadable())
+            self.report(_unreadable())
+            raise self._error(EIO)
         return answer
 
     cdef int64_t _row(self, uint64_t inode) except -1:
@@ -251,16 +257,25 @@ cdef class Operations:
         cdef int64_t row = self._row(handle)
         cdef const NodeRow *node = &index.tables.nodes[row]
         cdef uint32_t faults = index.faults()
+        cdef bint waited = False
         if node.mode & TYPE_MASK != TYPE_FILE:
             raise self._error(EISDIR if is_directory(&index.tables, row) else EINVAL)
         if offset >= node.size or size == 0:
             return self._sound(b"")
-        answer = self._read(index, row, node[0], offset, min(size, node.size - offset))
+        size = min(size, node.size - offset)
+        answer = self._read(index, row, node[0], offset, size, &waited)
         if index.faults() != faults:  # counted, since others try pages again while this one waits for a store
             self._fail(_unreadable())
+        self.answered += 1
+        self.answered_bytes += size
         return answer
 
-    cdef object _read(self, IndexMap index, uint64_t row, NodeRow node, uint64_t offset, uint64_t size):
+    def reads(self) -> tuple:
+        """(answered, their bytes, that had to wait, that wait now, that failed), of all reads so far."""
+        return self.answered, self.answered_bytes, self.waited, self.waiting, self.failed
+
+    cdef object _read(self, IndexMap index, uint64_t row, NodeRow node, uint64_t offset, uint64_t size,
+                      bint *waited):
         cdef uint64_t first, last
         if node.block_size == 0:
             self._fail(_hole(row))
@@ -269,16 +284,18 @@ cdef class Operations:
         if last >= node.count:
             self._fail(_hole(row))
         if first == last:
-            return self._piece(index, row, &node, first, offset - first * node.block_size, size)
-        return self._assemble(index, row, &node, offset, size, first, last)
+            return self._piece(index, row, &node, first, offset - first * node.block_size, size, waited)
+        return self._assemble(index, row, &node, offset, size, first, last, waited)
 
     cdef _fail(self, reason):
+        """End a read."""
+        self.failed += 1
         if reason is not None:
             self.report(reason)
         raise self._error(EIO)
 
     cdef bytes _assemble(self, IndexMap index, uint64_t row, const NodeRow *node, uint64_t offset, uint64_t size,
-                         uint64_t first, uint64_t last):
+                         uint64_t first, uint64_t last, bint *waited):
         """A read across chunk borders, copied together."""
         cdef uint64_t position, start, length, done = 0
         cdef uint64_t expected
@@ -290,22 +307,23 @@ cdef class Operations:
             length = min(node.block_size - start, size - done)
             number = index.tables.refs[node.first + position]
             expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
-            plain = self._copied(index, row, position, number, expected)
+            plain = self._copied(index, row, position, number, expected, waited)
             memcpy(PyBytes_AS_STRING(out) + done, PyBytes_AS_STRING(plain) + start, length)
             done += length
         return out
 
-    cdef bytes _copied(self, IndexMap index, uint64_t row, uint64_t position, uint32_t number, uint64_t expected):
+    cdef bytes _copied(self, IndexMap index, uint64_t row, uint64_t position, uint32_t number, uint64_t expected,
+                       bint *waited):
         """All bytes of a chunk, copied if cached, else fetched."""
         cdef bytes plain = None
         if self.chunks.cache is not None:
             with self.chunks.cache.snapshot() as snapshot:
                 plain = self.chunks.copy(snapshot, index, number, expected)
         self.touches.tell(&index.tables, row, position, position, (number,) if plain is None else ())
-        return plain if plain is not None else self._fetched(index, number, expected)
+        return plain if plain is not None else self._fetched(index, number, expected, waited)
 
     cdef object _piece(self, IndexMap index, uint64_t row, const NodeRow *node, uint64_t position, uint64_t start,
-                       uint64_t length):
+                       uint64_t length, bint *waited):
         """`length` bytes from `start` of the chunk at `position` of a file: mapped if cached, else fetched."""
         cdef uint32_t number = index.tables.refs[node.first + position]
         cdef uint64_t expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
@@ -313,11 +331,14 @@ cdef class Operations:
         self.touches.tell(&index.tables, row, position, position, (number,) if piece is None else ())
         if piece is not None:
             return piece
-        return memoryview(self._fetched(index, number, expected))[start:start + length]
+        return memoryview(self._fetched(index, number, expected, waited))[start:start + length]
 
-    cdef bytes _fetched(self, IndexMap index, uint32_t number, uint64_t expected):
+    cdef bytes _fetched(self, IndexMap index, uint32_t number, uint64_t expected, bint *waited):
         """The bytes of a chunk from the store.  Others are served while this waits."""
         cdef bytes plain
+        self.waited += not waited[0]  # a read counts once, however many chunks it waits for
+        waited[0] = True
+        self.waiting += 1
         self.lock.release()
         try:
             plain = self.fetch(index, number)
@@ -328,6 +349,7 @@ cdef class Operations:
             log.exception("fetching chunk %d of the flist", number)
         finally:
             self.lock.acquire()
+            self.waiting -= 1
         if plain is None:
             self._fail(None)
         if <uint64_t>len(plain) != expected:

@@ -30,6 +30,7 @@ from zerofs.fetch.background import Background, Transfer, shared_background
 from zerofs.fetch.flight import MOST_CHUNKS, Done, Flight, FlightQueue
 from zerofs.fetch.memory import ChunkMemory, Decoded
 from zerofs.flist.model import Chunk
+from zerofs.histogram import Histogram
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
@@ -125,6 +126,7 @@ class Fetcher:
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._counts = dict.fromkeys(FetchStats._fields, 0)
+        self._latency = Histogram()
         self._closing = False
 
     def read(self, chunk: Chunk) -> bytes:
@@ -202,6 +204,11 @@ class Fetcher:
         with self._lock:
             return FetchStats(**{**self._counts, "cached": cached, "uncached": uncached})
 
+    def latency(self) -> dict[str, object]:
+        """How long readers waited for the chunks that they got, from the first who wanted it; see `Histogram`."""
+        with self._lock:
+            return self._latency.as_dict()
+
     def close(self) -> None:
         """Fail whoever waits, end all threads and commit what is decoded."""
         self._background.leave(self)
@@ -249,8 +256,9 @@ class Fetcher:
         if flight is not None:
             self._counts["joined"] += 1
             if not flight.demanded:
+                flight.wanted = time.monotonic()
                 if not flight.taken:
-                    flight.deadline = time.monotonic() + self._timeout
+                    flight.deadline = flight.wanted + self._timeout
                 self._queue.promote(flight)
                 self._wake_threads()
         return flight
@@ -259,7 +267,9 @@ class Fetcher:
         """Start a flight that somebody waits for.  Under the lock."""
         if self._closing:
             raise _closing_error()
-        flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=True)
+        now = time.monotonic()
+        flight = Flight(chunk, name, now + self._timeout, demanded=True)
+        flight.wanted = now
         self._queue.add(flight)
         self._flights[chunk] = flight
         self._wake_threads()
@@ -295,10 +305,13 @@ class Fetcher:
     def _serve(self, served: Sequence[tuple[Flight, bytes]]) -> None:
         """End flights with their bytes; what is late for its readers was kept for the next ones."""
         with self._lock:
+            now = time.monotonic()
             for flight, plain in served:
                 self._failures.pop(flight.chunk, None)
                 if not flight.landed:
                     self._end(flight)
+                    if flight.demanded:
+                        self._latency.add(now - flight.wanted)
                     flight.land(plain=plain)
         for flight, _ in served:
             flight.tell()

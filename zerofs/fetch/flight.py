@@ -37,6 +37,7 @@ class Flight:
         "plain",
         "taken",
         "told",
+        "wanted",
     )
 
     def __init__(self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool) -> None:
@@ -44,6 +45,7 @@ class Flight:
         self.name = name
         self.deadline = deadline  # time.monotonic(); that of the chunk, whoever waits for it
         self.demanded = demanded  # a reader waits for it
+        self.wanted = 0.0  # time.monotonic() when a reader first did
         self.taken = False
         self.plain: bytes | None = None
         self.error: ZerofsError | None = None

@@ -32,6 +32,12 @@ static inline void *zerofs_load_pointer(void *const *place) { return __atomic_lo
 static inline void zerofs_store_pointer(void **place, void *value) { __atomic_store_n(place, value, __ATOMIC_SEQ_CST); }
 static inline uint32_t zerofs_load(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
 static inline void zerofs_store(uint32_t *place, uint32_t value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
+/* A counter that one thread writes and others read: no barrier, no locked instruction. */
+static inline void zerofs_tally(uint64_t *place, uint64_t more)
+{
+    __atomic_store_n(place, __atomic_load_n(place, __ATOMIC_RELAXED) + more, __ATOMIC_RELAXED);
+}
+static inline uint64_t zerofs_tallied(const uint64_t *place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }
 /* A count that never goes below zero: the kernel's own node 1 is forgotten once more than it was looked up. */
 static inline void zerofs_count(uint32_t *place, int32_t change)
 {

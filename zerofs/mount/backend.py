@@ -178,11 +178,12 @@ def _open_own(path: Path) -> int:
     owner = os.fstat(fd).st_uid
     if owner != os.geteuid():
         os.close(fd)
-        raise BackendError(f"the backend {path} belongs to {_user(owner)}", hint=_CHOOSE)
+        raise BackendError(f"the backend {path} belongs to {user_name(owner)}", hint=_CHOOSE)
     return fd
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Who that is, for a message."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
     except KeyError:
@@ -265,7 +266,7 @@ def _open_base(base: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise BackendError(f"the backend {base} is not a directory", hint=_CHOOSE)
     if status.st_uid not in (0, os.geteuid()):
-        raise BackendError(f"the backend {base} belongs to {_user(status.st_uid)}", hint=_CHOOSE)
+        raise BackendError(f"the backend {base} belongs to {user_name(status.st_uid)}", hint=_CHOOSE)
     if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
         raise BackendError(f"anybody can move what is in {base}", hint=f"chmod +t {base}, or use --backend")
 

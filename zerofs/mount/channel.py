@@ -51,6 +51,9 @@ class Channel:
         # `cut` interrupts threads by it, and llfuse ends its workers so; without a handler it would end the process
         signal.signal(signal.SIGUSR1, lambda *_: None)
         self._mount = mountinfo.top(mountpoint)
+        self.device = (
+            "" if self._mount is None else self._mount.device
+        )  # "major:minor", as the mount table says
         (self.descriptor,) = notify.channels() - before
         self.notifier = notify.Notifier(self.descriptor)
 

@@ -29,10 +29,22 @@ class Served(NamedTuple):
     observer: Observer | None = None  # is told what readers want
 
 
+class ReadCounts(NamedTuple):
+    """Reads that the kernel sent, since the start.  What its page cache answers it does not send."""
+
+    answered: int
+    bytes: int  # of those
+    waited: int  # reads that had to wait for a chunk, however they ended
+    waiting: int  # at this moment
+    failed: int  # ended in EIO
+
+
 class FuseEngine(Protocol):
     """One FUSE mount, made over a channel that is mounted: `start`, `unmount`, `close`, in this order."""
 
+    name: str  # as ``--engine`` calls it
     notifier: Notifier
+    device: str  # "major:minor" of the mounted file system
     ended: int  # a descriptor that becomes readable when no requests are taken any more
 
     def start(self) -> None:
@@ -49,6 +61,10 @@ class FuseEngine(Protocol):
 
     def lingering_names(self) -> list[tuple[int, bytes]]:
         """The (row of the directory, name) pairs that still lead to a node of before a swap."""
+        ...
+
+    def reads(self) -> ReadCounts:
+        """What was read so far."""
         ...
 
     def unmount(self) -> None:

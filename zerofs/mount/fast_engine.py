@@ -23,7 +23,7 @@ from zerofs._fast import Engine, IndexMap
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
 from zerofs.mount.channel import Channel
-from zerofs.mount.engine import Served
+from zerofs.mount.engine import ReadCounts, Served
 
 if TYPE_CHECKING:
     from zerofs.flist.index import Index
@@ -49,10 +49,13 @@ def is_possible() -> bool:
 class FastEngine:
     """One FUSE mount; see `zerofs.mount.engine`."""
 
+    name = "fast"
+
     def __init__(self, served: Served, mountpoint: Path, options: set[str]) -> None:
         self._served = served
         self._channel = Channel(None, mountpoint, options)  # llfuse mounts, and is never asked to answer
         self.notifier = self._channel.notifier
+        self.device = self._channel.device
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._engine = Engine(
             self._channel.descriptor,
@@ -121,6 +124,9 @@ class FastEngine:
 
     def lingering_names(self) -> list[tuple[int, bytes]]:
         return self._engine.lingering_names()
+
+    def reads(self) -> ReadCounts:
+        return ReadCounts(*self._engine.reads())
 
     def unmount(self) -> None:
         self._channel.unmount()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,12 +26,14 @@ from zerofs.mount.engine import FuseEngine, Served
 from zerofs.mount.failures import FailureLog
 from zerofs.mount.options import MountOptions
 from zerofs.store.build import build_router
+from zerofs.store.url import redact
 
 if TYPE_CHECKING:
     from zerofs.flist.graft import Graft
     from zerofs.mount.service import Timings
     from zerofs.prefetch.completion import Completion
     from zerofs.prefetch.prefetcher import Prefetcher
+    from zerofs.store.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Swap(NamedTuple):
 
     graft: Graft
     compiled: Index
+    flists: Sequence[str]  # beside those of the command line
 
 
 class FlistMount:
@@ -64,6 +68,10 @@ class FlistMount:
         self._mounted: Index
         self._completion: Completion | None = None
         self._prefetcher: Prefetcher | None = None
+        self._served: Served
+        self._router: Router
+        self._flists = list(options.meta)  # that the mounted tree is made of, the last on top
+        self._since = 0.0  # time.monotonic()
 
     def mount(self) -> None:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
@@ -72,15 +80,16 @@ class FlistMount:
             self._base = [flist.index for flist in flists]
             self._mounted = load_layers(self._base, self._state)
         self._timings.mark("index")
-        served = self._make_served(flists)
+        self._served = self._make_served(flists)
         self._timings.mark("cache and stores")
-        self._engine = _make_engine(self._options, served, self._place)
+        self._engine = _make_engine(self._options, self._served, self._place)
         # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
-        self._closers.insert(self._closers.index(served.fetcher.close), self._engine.close)
+        self._closers.insert(self._closers.index(self._served.fetcher.close), self._engine.close)
         self._closers.append(self._engine.unmount)
         self._engine.start()
         if self._options.complete is not None:
-            self._start_completion(served, self._options.complete)
+            self._start_completion(self._served, self._options.complete)
+        self._since = time.monotonic()
         self._timings.mark("fuse")
 
     @property
@@ -107,7 +116,7 @@ class FlistMount:
         with self._interruptible():
             indexes = [*self._base, *(self._load(argument).index for argument in layers)]
             grafted = graft(self._mounted, load_layers(indexes, self._state))
-            return Swap(grafted, Index.anonymous(grafted.tables))
+            return Swap(grafted, Index.anonymous(grafted.tables), layers)
 
     def swap(self, tree: Swap, *, lingering: bool) -> None:
         """Serve what `prepare` made, which is used once and at once.
@@ -115,13 +124,14 @@ class FlistMount:
         `lingering`: names that were replaced while somebody holds them lead to the old node until they are
         released (see `forget_lingering`).  Raises OSError where the kernel could not be told.
         """
-        grafted, index = tree
+        grafted, index, layers = tree
         if self._prefetcher is not None:
             self._prefetcher.swap(index)  # before anybody can touch what is new
         self._engine.swap(index, grafted.replaced if lingering else ())
         self._mounted = index
         if self._completion is not None:
             self._completion.replace(index)
+        self._flists = [*self._options.meta, *layers]
         notifier = self._engine.notifier
         for row, name in grafted.entries:
             notifier.forget_entry(row + 1, name)
@@ -142,6 +152,34 @@ class FlistMount:
         self._closers.append(self._completion.close)
         self._completion.start()
 
+    def stats(self, target: Path) -> dict[str, object]:
+        """All that is counted, as docs/commands.md says (`zerofs stats`); the mount is seen at `target`.
+
+        Waits for nothing.  No secrets are in it.
+        """
+        served = self._served
+        written, dropped = self._router.written_back()
+        return {
+            "mount": {
+                "process": os.getpid(),
+                "target": os.fspath(target),
+                "device": self._engine.device,
+                "flists": [redact(flist) if "://" in flist else flist for flist in self._flists],
+                "engine": self._engine.name,
+                "union": not self._options.read_only,
+                "uptime": time.monotonic() - self._since,
+                "names": self._mounted.map.node_count,
+                "chunks": self._mounted.map.chunk_count,
+                "bytes": self._mounted.total_size,
+            },
+            "reads": self._engine.reads()._asdict(),
+            "fetch": {**served.fetcher.stats()._asdict(), "latency": served.fetcher.latency()},
+            "stores": self._router.stats(),
+            "write_back": {"written": written, "dropped": dropped},
+            "cache": {"directory": os.fspath(self._directory), **served.cache.stats()._asdict()},
+            "prefetch": None if self._prefetcher is None else self._prefetcher.stats(),
+        }
+
     def _load(self, argument: str) -> LoadedFlist:
         return load_flist(argument, self._state, max_size=self._options.max_flist_size)
 
@@ -150,14 +188,16 @@ class FlistMount:
         size_limit = parse_cache_size(options.cache_size, self._directory)
         cache = ChunkCache(self._directory, size_limit=size_limit)
         self._closers.append(cache.close)
-        router = build_router(
+        self._router = build_router(
             options.local_router,
             [(flist.argument, flist.router) for flist in flists if flist.router is not None],
             [route for flist in flists for route in flist.routes],
             options.storage_url,
         )
-        self._closers.append(router.close)
-        fetcher = Fetcher(router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified)
+        self._closers.append(self._router.close)
+        fetcher = Fetcher(
+            self._router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified
+        )
         self._closers.append(fetcher.close)
         if options.prefetch != "off":
             from zerofs.prefetch.prefetcher import Prefetcher

@@ -22,7 +22,7 @@ from zerofs._fast import IndexMap, Operations
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
 from zerofs.mount.channel import Channel
-from zerofs.mount.engine import Served
+from zerofs.mount.engine import ReadCounts, Served
 
 if TYPE_CHECKING:
     from zerofs.flist.index import Index
@@ -45,6 +45,8 @@ class _Abandoned(logging.Filter):
 class LlfuseEngine:
     """One FUSE mount; see `zerofs.mount.engine`."""
 
+    name = "llfuse"
+
     def __init__(self, served: Served, mountpoint: Path, options: set[str]) -> None:
         import llfuse
 
@@ -62,6 +64,7 @@ class LlfuseEngine:
         )
         self._channel = Channel(self._operations, mountpoint, options)
         self.notifier = self._channel.notifier
+        self.device = self._channel.device
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
 
@@ -95,6 +98,9 @@ class LlfuseEngine:
 
     def lingering_names(self) -> list[tuple[int, bytes]]:
         return self._operations.lingering_names()
+
+    def reads(self) -> ReadCounts:
+        return ReadCounts(*self._operations.reads())
 
     def unmount(self) -> None:
         self._channel.unmount()

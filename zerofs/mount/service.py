@@ -118,6 +118,8 @@ class _Service:
 
     def serve(self) -> None:
         """Wait for what ends the mount; swap the tree when told to."""
+        if self._flist is not None:
+            self._open_control(self._flist)
         pause: float | None = None
         while True:
             for event in self._watch.wait(pause):
@@ -128,6 +130,19 @@ class _Service:
                 pause = _SETTLE_FIRST
             if pause is not None:
                 pause = min(pause * 2, _SETTLE_LONGEST) if self._linger() else None
+
+    def _open_control(self, flist: FlistMount) -> None:
+        """Let `zerofs stats` ask.  A mount does its work without, and nobody waits for this to use it."""
+        from zerofs.mount.control import Control
+
+        try:
+            control = Control(lambda: flist.stats(self._target))
+        except OSError as error:
+            log.info("there is no place for a control socket, so nobody can ask for statistics: %s", error)
+            return
+        self._stack.callback(control.close)
+        self._watch.add_service(control.fileno(), control.serve)
+        self._stack.callback(self._watch.remove_service, control.fileno())
 
     def _swap(self) -> None:
         """Lay the flists of ``.layered`` over those of the command line; on failure the old tree stays."""

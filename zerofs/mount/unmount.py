@@ -96,12 +96,18 @@ def clear_target(target: Path) -> None:
 
 def server_of(mount: Mount) -> int | None:
     """The process that serves `mount`, directly or as the lower layer of an overlay."""
+    flist = flist_of(mount)
+    return None if flist is None else flist.server
+
+
+def flist_of(mount: Mount) -> Mount | None:
+    """The FUSE mount of a flist that `mount` is, or that it has as the lower layer of an overlay."""
     if mount.fstype != "overlay":
-        return mount.server
+        return None if mount.server is None else mount
     for lower in mount.lower_dirs():
         layer = mountinfo.top(lower)
         if layer is not None and layer.server is not None:
-            return layer.server
+            return layer
     return None
 
 

@@ -1,9 +1,9 @@
-"""Waits for whatever ends or changes a mount: signals, and an unmount from outside.
+"""Waits for whatever ends or changes a mount: signals, and an unmount from outside; or asks after it.
 
-Role: the main thread's loop while engine threads serve.  Signals arrive through a wake-up descriptor,
-the unmount through inotify, and the end of a helper process through a pid descriptor, all in one
-poll; nothing here wakes up without a cause.  The watch holds no reference to the mount: unmounting it is
-never busy because of us.  No locks.
+Role: the main thread's loop while engine threads serve.  Signals arrive through a wake-up descriptor, the unmount
+through inotify, and the end of a helper process through a pid descriptor, all in one poll, beside whoever asks the
+mount how it fares (see `control`); nothing here wakes up without a cause.  The watch holds no reference to the mount:
+unmounting it is never busy because of us.  No locks.
 
 It is there from before the first step of a mount until after the last of its end, so that no signal falls
 between two steps and leaves what the one made and the other would have noted.  What comes early waits;
@@ -17,7 +17,8 @@ import enum
 import os
 import select
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -61,6 +62,7 @@ class Watch:
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._helpers: set[int] = set()  # ours to close
         self._ends: dict[int, Event] = {}
+        self._services: dict[int, Callable[[], None]] = {}
         for fd in (self._inotify, self._wake):
             self._poll.register(fd, select.POLLIN)
 
@@ -116,6 +118,19 @@ class Watch:
         """Watch a descriptor (the caller's) that becomes readable when a session has ended."""
         self._add_end(fd, Event.SESSION_ENDED)
 
+    def add_service(self, fd: int, serve: Callable[[], None]) -> None:
+        """Call `serve` in the waiting thread whenever `fd` (the caller's) is readable.
+
+        It must not wait for anything, and does not end a wait.
+        """
+        self._services[fd] = serve
+        self._poll.register(fd, select.POLLIN)
+
+    def remove_service(self, fd: int) -> None:
+        """Undo `add_service`; call it before `fd` is closed."""
+        del self._services[fd]
+        self._poll.unregister(fd)
+
     def _add_end(self, fd: int, event: Event) -> None:
         self._ends[fd] = event
         self._poll.register(fd, select.POLLIN)
@@ -127,16 +142,27 @@ class Watch:
 
     def wait(self, seconds: float | None = None) -> list[Event]:
         """What happened, as soon as something did; nothing after `seconds`."""
+        end = None if seconds is None else time.monotonic() + seconds
         happened: list[Event] = []
-        for fd, _ in self._poll.poll(None if seconds is None else seconds * 1000):
-            if fd == self._wake:
-                happened += self._signals()
-            elif fd == self._inotify:
-                happened += self._unmounts()
-            else:
-                self._poll.unregister(fd)
-                happened.append(self._ends.pop(fd))
+        left: float | None = seconds
+        while not happened and (left is None or left >= 0):
+            ready = self._poll.poll(None if left is None else left * 1000)
+            for fd, _ in ready:
+                happened += self._happened(fd)
+            if end is not None:
+                left = end - time.monotonic() if ready else -1
         return happened
+
+    def _happened(self, fd: int) -> Iterator[Event]:
+        if fd == self._wake:
+            yield from self._signals()
+        elif fd == self._inotify:
+            yield from self._unmounts()
+        elif fd in self._services:
+            self._services[fd]()
+        else:
+            self._poll.unregister(fd)
+            yield self._ends.pop(fd)
 
     def _signals(self) -> Iterator[Event]:
         with contextlib.suppress(BlockingIOError):

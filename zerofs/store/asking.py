@@ -43,7 +43,8 @@ class Asking:
             return None
         if self._batches is None:
             ids = [want.id for want in self.owed]
-            self._batches = self.destination.get_batches(ids, self.limit, self.patience)
+            again = sum(self.destination in want.faults for want in self.owed)
+            self._batches = self.destination.get_batches(ids, self.limit, self.patience, again=again)
         try:
             found: Sequence[Found] = next(self._batches)
         except (StoreUnreachableError, StoreRefusedError) as fault:

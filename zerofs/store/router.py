@@ -105,6 +105,10 @@ class Router:
         """Wait up to `timeout` seconds until what is queued for cache pools is written or dropped."""
         return self._write_back.drain(timeout)
 
+    def stats(self) -> list[dict[str, object]]:
+        """What every destination was asked and gave, those asked first in front; see `Destination.stats`."""
+        return [destination.stats() for destination in self._destinations.values()]
+
     def written_back(self) -> tuple[int, int]:
         """Chunks written to cache pools and chunks dropped on the way."""
         return self._write_back.counts()

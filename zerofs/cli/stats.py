@@ -1,0 +1,53 @@
+"""`zerofs stats`: what a mount counts, asked of the process that serves it; without a mount point, all of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from zerofs.cli import figures, options, output
+from zerofs.cli.change import Change, Look
+from zerofs.mount import inquiry
+
+EPILOG = """\
+examples:
+  zerofs stats                                      all mounts of flists, a line each
+  zerofs stats /mnt                                 all about the one at /mnt
+  zerofs stats --json /mnt | jq .fetch.latency.p99
+
+Rates are those since the mount began; `zerofs top` shows what happens now.  docs/commands.md
+explains every counter.  A mount is asked as the user who made it, or as root.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("target", metavar="MOUNTPOINT", nargs="?", type=Path)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one mount, or all.  Raises MountError where the one cannot be asked."""
+    output.set_up(debug=args.debug)
+    if args.target is None:
+        return _all(json=args.json)
+    document = inquiry.ask(inquiry.find(args.target))
+    if args.json:
+        output.say_json(document)
+    else:
+        for line in figures.page(Change(None, document)):
+            output.say(line)
+    return 0
+
+
+def _all(*, json: bool) -> int:
+    inquiry.sweep()
+    looks = [Look(answer) for answer in inquiry.everything()]
+    if json:
+        output.say_json([look.as_dict() for look in looks])
+    elif not looks:
+        output.say("no flist is mounted")
+    else:
+        for line in figures.overview(looks):
+            output.say(line)
+    return 0

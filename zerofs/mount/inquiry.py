@@ -1,0 +1,207 @@
+"""Asking mounts how they fare: which mounts of flists there are on this host, and what their processes say.
+
+Place: the other end of `control`, for commands.  The mount table says where flists are mounted, which process
+serves each and whose it is; that process is asked at its control socket.  A union by fuse-overlayfs does not lead
+to its server, so there the servers are asked which of them it is.  Threads: the caller's, and a few to ask many at
+once; no locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zerofs.errors import MountError, UsageError
+from zerofs.mount import controlplace, mountinfo
+from zerofs.mount.backend import user_name
+from zerofs.mount.control import CREDENTIALS
+from zerofs.mount.mountinfo import Mount
+from zerofs.mount.unmount import flist_of
+
+PATIENCE = 5.0  # seconds for an answer; a live swap of a large tree keeps a mount busy for longer
+MOST_ANSWER = 4 << 20  # bytes
+_AT_ONCE = 16
+_NEW_SECONDS, _NEW_PAUSE = 1.0, 0.02  # a mount can be used a moment before it can be asked
+_BY_ASKING = "fuse.fuse-overlayfs"
+
+Document = dict[str, Any]
+
+
+class Served(NamedTuple):
+    """The mount of a flist."""
+
+    target: str  # where users see it
+    process: int
+    owner: int  # user id
+    device: str  # "major:minor", no other mount's at this moment
+
+
+class Answer(NamedTuple):
+    """What became of a question: the document, or why there is none."""
+
+    mount: Served
+    document: Document | None
+    problem: str = ""
+
+
+def find(target: Path) -> Served:
+    """The mount that is seen at `target`.
+
+    Raises UsageError where nothing is mounted, MountError where that is no flist, or its process is dead.
+    """
+    place = mountinfo.locate(target)
+    mount = mountinfo.top(place)
+    if mount is None:
+        raise UsageError(f"nothing is mounted at {place}", hint="zerofs stats lists what is")
+    if mount.fstype == _BY_ASKING:
+        return _find_by_asking(mount)
+    flist = flist_of(mount)
+    if flist is None:
+        if mountinfo.is_dead(mount):
+            raise _dead(mount.target)
+        raise MountError(f"{place} is no mount of a flist", hint="zerofs stats lists those")
+    return _served(flist, mount.target)
+
+
+def ask(mount: Served) -> Document:
+    """What the process behind `mount` counts.  Raises MountError where it does not say."""
+    if mount.owner != os.geteuid() != 0:
+        owner = user_name(mount.owner)
+        raise MountError(
+            f"the mount at {mount.target} belongs to {owner}", hint="ask as that user, or as root"
+        )
+    with contextlib.suppress(OSError):
+        return _ask_patiently(mount)
+    if not _lives(mount) or _is_dead(mount.target):
+        sweep()
+        raise _dead(mount.target)
+    raise MountError(
+        f"process {mount.process}, which serves {mount.target}, does not answer",
+        hint="it may be busy with a live swap, or had no place for a control socket: see its log",
+    )
+
+
+def everything() -> list[Answer]:
+    """All mounts of flists that this process sees, in the order of their places, each asked."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = list(pool.map(_try, mounts()))
+    return sorted(answers, key=lambda answer: answer.mount.target)
+
+
+def mounts() -> list[Served]:
+    """The mounts of flists that this process sees, each once, however many places it is bound to."""
+    table = mountinfo.read()
+    unions = {
+        lower: mount.target for mount in table if mount.fstype == "overlay" for lower in mount.lower_dirs()
+    }
+    found: dict[str, Served] = {}
+    for mount in table:
+        if mount.server is not None and mount.device not in found:
+            found[mount.device] = _served(mount, unions.get(mount.target, mount.target))
+    return list(found.values())
+
+
+def sweep() -> None:
+    """Remove the sockets that killed processes of this user left."""
+    with controlplace.opened_directories(os.geteuid()) as directories:
+        for directory in directories:
+            controlplace.sweep(directory)
+
+
+def _served(flist: Mount, target: str) -> Served:
+    assert flist.server is not None
+    return Served(target, flist.server, int(flist.option("user_id") or 0), flist.device)
+
+
+def _find_by_asking(union: Mount) -> Served:
+    """The mount that is seen through a union which does not name its layers."""
+    for mount in mounts():
+        with contextlib.suppress(MountError):
+            if ask(mount)["mount"]["target"] == union.target:
+                return mount._replace(target=union.target)
+    raise MountError(
+        f"none of your mounts of flists is seen at {union.target}", hint="zerofs stats lists them"
+    )
+
+
+def _try(mount: Served) -> Answer:
+    try:
+        document = ask(mount)
+    except MountError as error:
+        return Answer(mount, None, str(error))
+    return Answer(mount._replace(target=document["mount"]["target"]), document)
+
+
+def _ask_patiently(mount: Served) -> Document:
+    """Raises OSError where nobody answers, soon if there is not even a socket."""
+    end = time.monotonic() + _NEW_SECONDS
+    while True:
+        try:
+            return _ask_at_once(mount)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() >= end or not _lives(mount):
+                raise
+        time.sleep(_NEW_PAUSE)
+
+
+def _ask_at_once(mount: Served) -> Document:
+    """Raises FileNotFoundError where there is no socket, ConnectionRefusedError where nobody of the mount listens."""
+    with controlplace.opened_directories(mount.owner) as directories:
+        for directory in directories:
+            with contextlib.suppress(FileNotFoundError), _connected(directory, mount) as connection:
+                connection.sendall(b'{"ask": "stats"}\n')
+                document = _read(connection, mount)
+                if document["mount"]["device"] != mount.device:
+                    raise ConnectionRefusedError  # a later process with the same number serves another mount
+                return document
+    raise FileNotFoundError
+
+
+@contextlib.contextmanager
+def _connected(directory: int, mount: Served) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        # by the kernel, so that a queue that is full is waited for, too
+        patience = struct.pack("ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        connection.connect(controlplace.address(directory, mount.process))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        if CREDENTIALS.unpack(credentials)[:2] != (mount.process, mount.owner):
+            raise ConnectionRefusedError  # not the one that serves the mount
+        yield connection
+
+
+def _read(connection: socket.socket, mount: Served) -> Document:
+    answer = bytearray()
+    while data := connection.recv(65536):
+        answer += data
+        if len(answer) > MOST_ANSWER:
+            break
+    try:
+        document = json.loads(answer)
+    except ValueError:
+        raise ConnectionAbortedError from None  # it ended, or dropped us, before the document was whole
+    if "error" in document:
+        raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
+    return dict(document)
+
+
+def _lives(mount: Served) -> bool:
+    return Path(f"/proc/{mount.process}").exists()
+
+
+def _is_dead(target: str) -> bool:
+    mount = mountinfo.top(target)
+    return mount is not None and mountinfo.is_dead(mount)
+
+
+def _dead(target: str) -> MountError:
+    return MountError(f"the process that served {target} is dead", hint=f"zerofs umount {target}")
