@@ -18,8 +18,11 @@ from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
 from zerofs.cli import main
+from zerofs.flist.index import Index
+from zerofs.flist.load import profile_path
 from zerofs.flist.model import Chunk
 from zerofs.prefetch import warmup
+from zerofs.prefetch.profile import Entry, Profile, write_profile
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the servers of these mounts run as root")
 
@@ -59,6 +62,24 @@ def test_a_path_and_then_the_rest(
     whole = counts(*cache, "--check", packed.flist)
     assert whole["chunks_cached"] == whole["chunks"]
     assert whole["bytes_cached"] == whole["bytes"] >= partly["bytes_cached"]
+
+
+def test_what_a_profile_names(
+    packed: Packed, tmp_path: Path, counts: Callable[..., dict[str, Any]], zerofs: Zerofs
+) -> None:
+    cache = ("--cache", tmp_path / "ca")
+    counts(*cache, "--check", packed.flist, status=1)  # which compiles the index
+    assert "no access profile" in zerofs("warmup", *cache, "--profile", packed.flist, status=1).err
+    (index,) = (tmp_path / "ca" / "flists").glob("*.index-*")
+    tree = Index.open(index)
+    path = profile_path(index.parent, tree.content_hash)
+    write_profile(Profile(tree.content_hash, 1, tuple(Entry(number, 0) for number in (7, 3, 5))), path)
+    before = counts(*cache, "--profile", "--check", packed.flist, status=1)
+    assert (before["chunks"], before["chunks_cached"]) == (3, 0)
+    assert counts(*cache, "--profile", packed.flist)["fetched"] == 3
+    assert zerofs("warmup", *cache, "--profile", "--check", packed.flist).out.startswith("3 of 3 chunks")
+    write_profile(Profile(bytes(32), 1, (Entry(1, 0),)), path)
+    assert "of another flist" in zerofs("warmup", *cache, "--profile", packed.flist, status=1).err
 
 
 def test_lines_for_people(

@@ -45,6 +45,7 @@ _paths = st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in nam
 @given(_paths, _paths)
 def test_names_come_back(below: bytes, source: bytes) -> None:
     target = b"/" + below  # a field "-" ends the optional ones
+
     def escaped(name: bytes) -> bytes:
         return re.sub(rb"[ \t\n\\#]", lambda match: b"\\%03o" % match[0][0], name)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs.cli import options, output
-from zerofs.errors import CacheError, UsageError
+from zerofs.errors import CacheError, ProfileError, UsageError
 from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ examples:
   zerofs warmup --cache /var/cache/zerofs --all image.flist
   zerofs warmup --cache /var/cache/zerofs image.flist /usr/bin/python3 /usr/lib/python3.11
   zerofs warmup --all --rate 20M /mnt              the flist that is mounted there, and its cache
+  zerofs warmup --profile /mnt
   zerofs warmup --check /mnt
 
 Directories stand for all files below them.  With --check nothing is fetched, and the exit status is 1 where
@@ -39,6 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="FLIST|MOUNTPOINT", help="a flist, or where one is mounted")
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory in the flist")
     parser.add_argument("--all", action="store_true", help="the whole image")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="what the flist's access profile names: what its mounts wanted when they started",
+    )
     parser.add_argument(
         "--rate",
         type=parse_size,
@@ -63,20 +69,20 @@ class _Opened(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    from zerofs.prefetch.survey import survey
-
     output.set_up(debug=args.debug)
-    if args.all and args.paths:
-        raise UsageError("--all and paths exclude each other", hint="leave one of them out")
-    if not (args.all or args.paths or args.check):
-        raise UsageError("nothing to warm up", hint="name paths, or give --all")
+    if args.all + bool(args.paths) + args.profile > 1:
+        raise UsageError(
+            "--all, --profile and paths exclude each other", hint="leave all but one of them out"
+        )
+    if not (args.all or args.paths or args.profile or args.check):
+        raise UsageError("nothing to warm up", hint="name paths, or give --profile or --all")
     with output.interruptible(), _opened(args) as opened:
-        files = dict.fromkeys(_files(opened.tree, args.paths))
-        before = survey(opened.tree, opened.cache, files)
+        look = _profile_survey(args, opened) if args.profile else _file_survey(args, opened)
+        before = look()
         if args.check:
             return _report(args, before)
         done = _fetch(args, opened, before)
-        after = survey(opened.tree, opened.cache, files)
+        after = look()
         full = opened.cache.full
     for error in done.failures[:1]:
         output.warn(f"{len(done.failures):,} chunks could not be had: {error}")
@@ -84,6 +90,32 @@ def run(args: argparse.Namespace) -> int:
     if full and status:
         raise CacheError("the cache is full", hint="raise its bound with --cache-size")
     return status
+
+
+def _file_survey(args: argparse.Namespace, opened: _Opened) -> Callable[[], Survey]:
+    from zerofs.prefetch.survey import survey
+
+    files = dict.fromkeys(_files(opened.tree, args.paths))
+    return lambda: survey(opened.tree, opened.cache, files)
+
+
+def _profile_survey(args: argparse.Namespace, opened: _Opened) -> Callable[[], Survey]:
+    from zerofs.flist.load import profile_path
+    from zerofs.prefetch.profile import check_fits, read_profile
+    from zerofs.prefetch.survey import survey_chunks
+
+    tree = opened.tree
+    path = profile_path(args.cache / "flists", tree.content_hash)
+    try:
+        profile = read_profile(path)
+    except FileNotFoundError:
+        raise ProfileError(
+            f"there is no access profile of {args.source} in {args.cache}",
+            hint="a mount records one when it ends; zerofs profile import brings one along",
+        ) from None
+    check_fits(profile, tree.content_hash, tree.chunk_count, str(path))
+    numbers = [entry.number for entry in profile.entries]
+    return lambda: survey_chunks(tree, opened.cache, numbers)
 
 
 def _fetch(args: argparse.Namespace, opened: _Opened, found: Survey) -> WarmUp:
@@ -184,8 +216,9 @@ def _report(args: argparse.Namespace, found: Survey, **done: int) -> int:
             }
         )
     else:
+        files = f"{found.files_here:,} of {found.files:,} files, " if found.files else ""
         output.say(
-            f"{found.files_here:,} of {found.files:,} files, {found.chunks_here:,} of {found.chunks:,} chunks, "
+            f"{files}{found.chunks_here:,} of {found.chunks:,} chunks, "
             f"{output.size(found.size_here)} of {output.size(found.size)} are in the cache"
         )
     return 0 if found.complete else 1

@@ -85,6 +85,15 @@ def survey(tree: Index, cache: ChunkCache, files: Iterable[int]) -> Survey:
     )
 
 
+def survey_chunks(tree: Index, cache: ChunkCache, numbers: Iterable[int]) -> Survey:
+    """What the cache has of the chunks `numbers`, of no files in particular; the rest is lacking in this order."""
+    distinct = list(dict.fromkeys(numbers))
+    lacking = [number for number, cost in lacking_sizes(tree, cache, distinct) if cost]
+    size = sum(tree.chunk(number).size for number in distinct)
+    size_here = size - sum(tree.chunk(number).size for number in lacking)
+    return Survey(0, 0, len(distinct), len(distinct) - len(lacking), size, size_here, lacking)
+
+
 def is_cacheable(tree: Index, number: int) -> bool:
     """Whether the cache keeps the chunk: one that nothing proves is only served."""
     return cache_name(tree.chunk(number).key)[0] != Codec.UNKNOWN
