@@ -25,6 +25,9 @@ class Index:
     def __init__(self) -> None:
         self.map = NumberTree({0: [0, 1, 2], 1: [9]})
 
+    def __len__(self) -> int:
+        return 100
+
     def node(self, row: int) -> Any:
         return SimpleNamespace(size=23 if row == 0 else 5, block_size=BLOCK)
 
@@ -80,6 +83,13 @@ def test_what_is_guessed_is_suggested_file_by_file(bench: Bench) -> None:
     for row in (4, 5, 6):
         bench.following.begun(row)
     until(lambda: bench.suggested == [104, 105, 106])
+
+
+def test_files_that_came_with_a_swap_are_not_followed(bench: Bench) -> None:
+    bench.following.swap(Index())  # type: ignore[arg-type]
+    bench.following.begun(100)
+    bench.following.begun(4)
+    until(lambda: bench.suggested == [104])
 
 
 def test_a_guess_reads_parts_of_files(bench: Bench) -> None:

@@ -44,6 +44,7 @@ class Following:
         make: Callable[[Index, Callable[[int, int, int], bytes | None]], Guesser] | None = None,
     ) -> None:
         self._index = index
+        self._tree = index  # what guesses are made from, for good
         self._bytes_of = bytes_of
         self._suggest = suggest
         self._make = make or _make_guesser
@@ -54,6 +55,8 @@ class Following:
 
     def begun(self, row: int) -> None:
         """The file `row` is being read from its start."""
+        if row >= len(self._tree):
+            return  # it came with a swap
         with self._changed:
             if self._closing or len(self._begun) >= MOST_BEGUN:
                 return
@@ -77,7 +80,7 @@ class Following:
             self._thread.join(patience)
 
     def _run(self) -> None:
-        guesser = self._make(self._index, self._read)
+        guesser = self._make(self._tree, self._read)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._begun or self._closing)

@@ -114,7 +114,9 @@ class Prefetcher:
         with self._lock:
             self._hear()
             self._recorder.save()
-            log.info("prefetch: %s", json.dumps(self._plan.counters.as_dict()))
+            counters = self._plan.counters.as_dict()
+            if counters["demanded"] or counters["prefetched"]:  # a mount that nobody used has nothing to say
+                log.info("prefetch: %s", json.dumps(counters))
 
     # -- what readers want -----------------------------------------------------------------------
 
