@@ -41,6 +41,8 @@ class FakeRouter:
         judge: Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
+        *,
+        hedged: bool = True,
     ) -> None:
         self.asked.append(list(ids))
         self.entered.release()

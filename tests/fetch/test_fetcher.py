@@ -316,6 +316,8 @@ class Broken(FakeRouter):
         judge: Callable[[Sequence[tuple[int, bytes]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
+        *,
+        hedged: bool = True,
     ) -> None:
         if self.error is not None:
             raise self.error
@@ -574,7 +576,7 @@ from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.model import Chunk
 
 class Encoding(FakeRouter):
-    def fetch_batches(self, ids, judge, fail, deadline):
+    def fetch_batches(self, ids, judge, fail, deadline, *, hedged=True):
         for index, number in enumerate(ids):
             judge([(index, encode(Codec.BLAKE2B128_XXTEA, plain_of(int(number), LARGE)).payload)])
 

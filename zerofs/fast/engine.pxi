@@ -254,7 +254,7 @@ cdef class Engine:
         self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
         self.guard = -1 if index.guard is None else index.guard.number
-        self.mended = index.faults()
+        self.mended = 0 if index.guard is None else index.guard.last_restored
         self._make_current(view)
 
     def mend(self):
@@ -266,7 +266,7 @@ cdef class Engine:
         self._make_current(NULL)  # no thread has read a page of zeros, and not looked yet, when this returns
         try:
             self.index.guard.restore()
-            self.mended = self.index.faults()
+            self.mended = self.index.guard.last_restored
         finally:
             self._make_current(view)
         return True
@@ -572,10 +572,14 @@ cdef class Engine:
 
     cdef void _readlink(self, View *view, uint64_t row, uint64_t unique) noexcept nogil:
         cdef const NodeRow *node = &view.tables.nodes[row]
+        cdef char target[4095]
+        cdef uint32_t length = min(<uint32_t>sizeof(target), node.count)
         if node.mode & TYPE_MASK != TYPE_LINK:
             self._error(unique, EINVAL)
             return
-        self._data(unique, view.tables.names + node.first, min(<uint32_t>4095, node.count))
+        # copied before `_send` looks for faults: sent from the map itself, it could become zeros after that
+        memcpy(target, view.tables.names + node.first, length)
+        self._data(unique, target, length)
 
     cdef void _listxattr(self, uint64_t unique, uint32_t size) noexcept nogil:
         cdef fuse_getxattr_out answer
@@ -795,6 +799,7 @@ cdef class Engine:
         except BaseException:
             self.failed += 1
             log.exception("preparing a read")
+            self.parked.pop(unique, None)
             self._error(unique, EIO)
             return -1
 
@@ -859,9 +864,14 @@ cdef class Engine:
             return
         if self.parked.pop(parked.unique, None) is None:
             return  # answered meanwhile: its reader is being killed
-        if parked.failed or not self._send_parked(parked):
-            self.failed += 1
-            self._error(parked.unique, EIO)
+        try:
+            if not parked.failed and self._send_parked(parked):
+                return
+        except BaseException:
+            log.exception("answering a read")
+            self.parked.pop(parked.unique, None)
+        self.failed += 1
+        self._error(parked.unique, EIO)
 
     cdef bint _send_parked(self, _Parked parked) except -1:
         """Answer a read from the chunks that came for it, and from the cache; False: it cannot be had."""

@@ -85,7 +85,7 @@ cdef class GuardedMap:
     @property
     def faults(self):
         """How many pages could not be had since the guard began."""
-        return self.count()
+        return self.count() // 2
 
     @property
     def whole(self):

@@ -131,8 +131,12 @@ class Background:
         elif len(self._threads) < self._most_threads:
             # A daemon: a store that does not answer must not keep the process from ending.
             thread = threading.Thread(target=self._run, name=f"ahead-{len(self._threads)}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads for us: those that there are go on
+                logger.debug("no further thread: %s", error)
+                return
             self._threads.append(thread)
-            thread.start()
 
     def _may_start(self) -> bool:
         return self._budget.room() > 0 or self._budget.pause() > 0

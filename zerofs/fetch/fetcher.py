@@ -52,8 +52,13 @@ class ChunkSource(Protocol):
         judge: Callable[[Sequence[tuple[int, Payload]]], Sequence[ChunkError | None]],
         fail: Callable[[int, ZerofsError], None],
         deadline: float,
+        *,
+        hedged: bool = True,
     ) -> None:
-        """Hand payloads as they arrive to `judge`, which says why it refuses one, or each error to `fail`."""
+        """Hand payloads as they arrive to `judge`, which says why it refuses one, or each error to `fail`.
+
+        `hedged`: where a replica is late, another may be asked as well.
+        """
         ...
 
 
@@ -257,8 +262,7 @@ class Fetcher:
             self._counts["joined"] += 1
             if not flight.demanded:
                 flight.wanted = time.monotonic()
-                if not flight.taken:
-                    flight.deadline = flight.wanted + self._timeout
+                flight.deadline = flight.wanted + self._timeout
                 self._queue.promote(flight)
                 self._wake_threads()
         return flight
@@ -344,7 +348,7 @@ class Fetcher:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._fetch(batch, Transfer(self._background))
+            self._fetch(batch, Transfer(self._background), self._fail, hedged=True)
 
     def _next_batch(self) -> list[Flight]:
         """What this thread is to fetch; empty when it is to end."""
@@ -391,17 +395,38 @@ class Fetcher:
     def fetch_ahead(self, batch: Sequence[Flight], transfer: Transfer) -> None:
         """For `background`: see there."""
         with self._lock:
+            if self._closing:
+                return  # `close` has ended the flights, and does not wait for what begins now
             self._fetching_ahead += 1
         try:
-            self._fetch(batch, transfer)
+            # what is late is nobody's yet, and a second request would be one that the budget does not know
+            self._fetch(batch, transfer, self._fail_ahead, hedged=False)
         finally:
             with self._lock:
                 self._fetching_ahead -= 1
                 if self._closing:
                     self._work.notify_all()
 
-    def _fetch(self, batch: Sequence[Flight], transfer: Transfer) -> None:
-        """Bring every flight of `batch` to its end."""
+    def _fail_ahead(self, flight: Flight, error: ZerofsError) -> None:
+        """End a flight of the background with an error; one that a reader has joined begins anew for that reader."""
+        with self._lock:
+            anew = flight.demanded and not flight.landed and not self._closing
+            if anew:
+                flight.taken = False
+                self._queue.add(flight)
+                self._wake_threads()
+        if not anew:
+            self._fail(flight, error)
+
+    def _fetch(
+        self,
+        batch: Sequence[Flight],
+        transfer: Transfer,
+        give_up: Callable[[Flight, ZerofsError], None],
+        *,
+        hedged: bool,
+    ) -> None:
+        """Bring every flight of `batch` to its end; `give_up` gets those that cannot be had."""
         flights = self._unsettled(batch)
         error: ZerofsError = StoreError("no store answered for a chunk")
 
@@ -410,13 +435,17 @@ class Fetcher:
             transfer.arrived(payload_size, sum(flights[index].chunk.size for index, _ in arrived))
             return self._judge([(flights[index], payload) for index, payload in arrived])
 
+        failed: set[Flight] = set()
+
         def fail(index: int, error: ZerofsError) -> None:
-            self._fail(flights[index], error)
+            failed.add(flights[index])
+            give_up(flights[index], error)
 
         try:
             if flights:
                 ids = [flight.chunk.id for flight in flights]
-                self._router.fetch_batches(ids, judge, fail, max(flight.deadline for flight in flights))
+                deadline = max(flight.deadline for flight in flights)
+                self._router.fetch_batches(ids, judge, fail, deadline, hedged=hedged)
         except _ClosingError:
             error = _closing_error()
         except ZerofsError as caught:
@@ -424,8 +453,8 @@ class Fetcher:
         except Exception:
             logger.exception("fetching %d chunks failed unexpectedly", len(flights))
         for flight in flights:
-            if not flight.landed:
-                self._fail(flight, error)
+            if not flight.landed and flight not in failed:
+                give_up(flight, error)
 
     def _unsettled(self, batch: Sequence[Flight]) -> list[Flight]:
         """Those to be fetched: not too late, and not in the cache, whoever put them there meanwhile."""

@@ -8,12 +8,15 @@ The queue and the fields of a flight are guarded by the fetcher's lock; only `te
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
+
+logger = logging.getLogger(__name__)
 
 MOST_CHUNKS = 64  # in a batch: small ones, pipelined in one go
 MOST_BYTES = 8 << 20  # plain bytes in a batch: sixteen large ones
@@ -68,7 +71,12 @@ class Flight:
                 done = self.told.pop()
             except IndexError:
                 return  # another thread was faster
-            done(self.plain, self.error)
+            try:
+                done(self.plain, self.error)
+            except (
+                Exception
+            ):  # whoever else waits, for this chunk or for one of its batch, is told all the same
+                logger.exception("telling that a chunk has come")
 
     def waker(self) -> threading.Event:
         """What is set when it lands."""

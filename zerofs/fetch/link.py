@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 MEMORY = 10.0  # seconds that a measurement counts, unless there is no newer one
 LEAST_TIME = 1e-4  # seconds; what takes less says more about our clock than about the link
+_LEAST_RATIO = 1 / 16  # what compresses better, or is no chunk at all, tells nothing about the next ones
 _RATIO_WEIGHT = 0.1  # of the newest answers in the share that payloads take of plain bytes
 
 
@@ -64,7 +65,7 @@ class Link:
         self._rates.append((now, rate))
         _forget(self._rates, now)
         if plain:
-            share = min(1.0, payload / plain)
+            share = min(1.0, max(_LEAST_RATIO, payload / plain))
             self.ratio += (share - self.ratio) * _RATIO_WEIGHT
 
 

@@ -21,7 +21,7 @@
 struct zerofs_range {
     uintptr_t start; /* 0: free */
     uintptr_t end;
-    uint32_t faults; /* counted before the page of zeros is there: who read it sees the count */
+    uint32_t faults; /* twice each; counted before the page of zeros is there: who read it sees the count */
 };
 
 static struct zerofs_range zerofs_ranges[ZEROFS_MOST_RANGES];
@@ -34,7 +34,7 @@ static void zerofs_on_bus(int number, siginfo_t *info, void *context)
 {
     uintptr_t address = (uintptr_t)info->si_addr;
     int saved = errno;
-    for (int i = 0; i < ZEROFS_MOST_RANGES; i++) {
+    for (int i = 0; i < ZEROFS_MOST_RANGES && info->si_code > 0; i++) { /* 0 and less: sent by a process */
         struct zerofs_range *range = &zerofs_ranges[i];
         uintptr_t start = __atomic_load_n(&range->start, __ATOMIC_ACQUIRE);
         if (start == 0 || address < start || address >= range->end)
@@ -44,16 +44,22 @@ static void zerofs_on_bus(int number, siginfo_t *info, void *context)
         void *page = (void *)(address & ~(zerofs_page_size - 1));
         void *zeros = mmap(page, zerofs_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
         errno = saved;
-        if (zeros != MAP_FAILED)
-            return;
-        break;
+        if (zeros == MAP_FAILED)
+            break;
+        /* Once more: whoever restored the file's pages between the first count and the zeros has to do it again. */
+        __atomic_add_fetch(&range->faults, 1, __ATOMIC_SEQ_CST);
+        return;
     }
     if (zerofs_bus_before.sa_flags & SA_SIGINFO)
         zerofs_bus_before.sa_sigaction(number, info, context);
     else if (zerofs_bus_before.sa_handler != SIG_DFL && zerofs_bus_before.sa_handler != SIG_IGN)
         zerofs_bus_before.sa_handler(number);
-    else
-        signal(SIGBUS, SIG_DFL); /* the instruction is tried again, and ends the process */
+    else {
+        signal(SIGBUS, SIG_DFL);
+        if (info->si_code <= 0)
+            raise(SIGBUS);
+        /* else the instruction is tried again, and ends the process */
+    }
 }
 
 static inline int zerofs_install(void)

@@ -95,8 +95,13 @@ class Control:
             if len(self._clients) == MOST_CLIENTS:
                 self._drop(next(iter(self._clients)))
             connection.setblocking(False)
+            try:
+                self._epoll.register(connection, select.EPOLLIN)
+            except OSError as error:  # the user's bound on what epoll watches
+                log.debug("cannot talk to somebody who asks: %s", error)
+                connection.close()
+                continue
             self._clients[connection.fileno()] = _Client(connection)
-            self._epoll.register(connection, select.EPOLLIN)
 
     def _go_on(self, client: _Client) -> bool:
         """Read what `client` asks, or write its answer, as far as that goes; whether it is done with."""
@@ -119,10 +124,12 @@ class Control:
         if asked != "stats":
             return {"error": "nothing is known of what is asked for"}
         try:
-            return self._provider()
+            told = self._provider()
+            json.dumps(told)
         except Exception:
             log.exception("counting for who asked")
             return {"error": "the mount cannot say; its log has more"}
+        return told
 
     def _drop(self, fd: int) -> None:
         client = self._clients.pop(fd)

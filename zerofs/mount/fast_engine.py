@@ -100,15 +100,22 @@ class FastEngine:
                 os.eventfd_write(self.ended, 1)
 
     def _tick(self) -> None:
+        steps = (
+            partial(self._changing, self._engine.mend),
+            partial(self._changing, self._engine.renew),
+            self._served.fetcher.expire,
+            self._engine.give_up_killed,
+        )
         while not self._stopping.wait(_TICK):
-            try:
-                with self._change:
-                    self._engine.mend()
-                    self._engine.renew()
-                self._served.fetcher.expire()
-                self._engine.give_up_killed()
-            except Exception:
-                log.exception("tending the FUSE engine")
+            for step in steps:
+                try:
+                    step()
+                except Exception:  # the others matter all the same
+                    log.exception("tending the FUSE engine")
+
+    def _changing(self, step: Callable[[], object]) -> None:
+        with self._change:
+            step()
 
     def _request(self, index: IndexMap, number: int, done: Callable[[int, bytes | None], None]) -> None:
         def arrived(plain: bytes | None, error: ZerofsError | None) -> None:

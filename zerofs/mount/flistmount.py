@@ -86,6 +86,8 @@ class FlistMount:
         # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
         self._closers.insert(self._closers.index(self._served.fetcher.close), self._engine.close)
         self._closers.append(self._engine.unmount)
+        if self._prefetcher is not None:
+            self._prefetcher.start()  # what is wanted first is on its way before anybody can ask for it
         self._engine.start()
         if self._options.complete is not None:
             self._start_completion(self._served, self._options.complete)
@@ -210,7 +212,6 @@ class FlistMount:
                 profile=profile_path(self._state, self._mounted.content_hash),
             )
             self._closers.append(self._prefetcher.close)
-            self._prefetcher.start()  # before there is a mount: what it wants first can be on its way
         return Served(self._mounted, cache, cache_name, fetcher, FailureLog(), self._prefetcher)
 
 

@@ -181,11 +181,13 @@ class Plan:
 
     def landed(self, number: int, outcome: Outcome) -> None:
         """A chunk that was taken or claimed has come to its end."""
+        size = (
+            self._tree.chunk_size(number) if outcome is Outcome.BROUGHT else 0
+        )  # before anything is changed
         counters = self.counters
         state = self._states[number] & ~_ASKED
         counters.in_flight -= 1
         if outcome is Outcome.BROUGHT:
-            size = self._tree.chunk_size(number)
             counters.prefetched += 1
             counters.prefetched_bytes += size
             state |= _BROUGHT

@@ -125,6 +125,8 @@ class Prefetcher:
 
         Called by the engine, for chunks that were not wanted before.  Takes a microsecond.
         """
+        if self._closing:
+            return
         self._touches.append((time.monotonic(), row, first, last, missing))
         if missing or self._alert or len(self._touches) >= MOST_UNHEARD:
             self._wake.set()
@@ -134,6 +136,7 @@ class Prefetcher:
             self._attend()
         except Exception:
             log.exception("nothing is prefetched any more")
+            self._closing = True
             self._fetcher.feed(None)
 
     def _attend(self) -> None:
@@ -212,7 +215,10 @@ class Prefetcher:
         else:
             outcome = Outcome.FAILED
         with self._lock:
-            self._plan.landed(number, outcome)
+            try:
+                self._plan.landed(number, outcome)
+            except FlistError:  # as in `_hear`: it is here, and not counted
+                self._plan.landed(number, Outcome.NEEDLESS)
             if outcome is Outcome.BROUGHT:
                 self._pause = FIRST_PAUSE
             elif outcome is Outcome.POSTPONED and not self._closing:

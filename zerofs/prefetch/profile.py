@@ -134,6 +134,8 @@ def _checked(data: bytes, origin: str) -> tuple[bytes, int, int, bytes]:
         raise ProfileError(f"{origin}: {len(data)} bytes, it is cut off or has grown")
     if int.from_bytes(data[-_CHECKSUM_SIZE:], "little") != xxhash.xxh3_64_intdigest(data[:-_CHECKSUM_SIZE]):
         raise ProfileError(f"{origin}: the checksum is wrong")
+    if not 0 < recordings <= MOST_RECORDINGS:
+        raise ProfileError(f"{origin}: {recordings} recordings are out of range")
     if count > MOST_ENTRIES:
         raise ProfileError(f"{origin}: {count} entries are over the bound")
     return content_hash, recordings, count, data[HEADER.size : -_CHECKSUM_SIZE]

@@ -77,16 +77,19 @@ class Router:
         """
         self.fetch_batches(ids, lambda batch: [_verdict(accept, *each) for each in batch], fail, deadline)
 
-    def fetch_batches(self, ids: Sequence[bytes], judge: Judge, fail: Fail, deadline: float) -> None:
+    def fetch_batches(
+        self, ids: Sequence[bytes], judge: Judge, fail: Fail, deadline: float, *, hedged: bool = True
+    ) -> None:
         """The same for a reader that takes several payloads at once.
 
         `judge` gets what has arrived, as (index, payload) pairs, and returns for each None or the ChunkError
         for which it rejects the payload.  It must not keep payloads: their memory is used again.
+        `hedged`: a second replica may be asked where the first one is late.
         """
         backoff = Backoff()
         wants = [Want(index, chunk_id, self._candidates(chunk_id)) for index, chunk_id in enumerate(ids)]
         while wants:
-            self._pass(wants, judge, deadline)
+            self._pass(wants, judge, deadline, hedged=hedged)
             unserved = [want for want in wants if not want.served]
             wants = [want for want in unserved if want.is_hopeful()]
             for want in unserved:
@@ -140,7 +143,7 @@ class Router:
                 found.setdefault(destination, Candidate(destination, number, pool.is_cache))
         return list(found.values())
 
-    def _pass(self, wants: Sequence[Want], judge: Judge, deadline: float) -> None:
+    def _pass(self, wants: Sequence[Want], judge: Judge, deadline: float, *, hedged: bool) -> None:
         """Ask the candidates of every chunk until it is served or all have been asked once."""
         lines: dict[tuple[Candidate, ...], list[Candidate]] = {}
 
@@ -157,14 +160,14 @@ class Router:
         while work:
             destination = _next_destination(work)
             batch = [want for want in work if want.waiting[0].destination is destination]
-            self._ask(Asking(destination, batch, _share(batch, deadline)), judge)
+            self._ask(Asking(destination, batch, _share(batch, deadline)), judge, hedged=hedged)
             for want in batch:
                 want.waiting.pop(0)
             work = [want for want in work if want.waiting and not want.served]
 
-    def _ask(self, asking: Asking, judge: Judge) -> None:
-        """Ask one destination for a batch, and where it is late others beside it."""
-        late = self._patience(asking)
+    def _ask(self, asking: Asking, judge: Judge, *, hedged: bool) -> None:
+        """Ask one destination for a batch, and where it is late and `hedged` others beside it."""
+        late = self._patience(asking) if hedged else None
         if late is not None:
 
             def offer(destination: Destination, answers: Answers) -> None:
