@@ -114,10 +114,8 @@ class Writer:
             first = _last_sequence(transaction, mapped) + 1
             with transaction.cursor() as chunks, transaction.cursor(mapped.order) as order:
                 held = {bytes(name) for name, _ in chunks.getmulti([name for name, _ in piece])}
-                # sorted, as the trees are: neighbours share the way down
-                missing = sorted(
-                    (name, plain) for name, plain in dict(reversed(piece)).items() if name not in held
-                )
+                # in the order of arrival, which is that of the file's pages: what is read together lies together
+                missing = [(name, plain) for name, plain in _distinct(piece) if name not in held]
                 numbered = list(enumerate(missing, first))
                 chunks.putmulti(
                     [(name, entry.pack(name, plain, number)) for number, (name, plain) in numbered]
@@ -150,6 +148,14 @@ class Writer:
 def _pages(length: int, mapped: Mapped) -> int:
     """Pages of an entry with `length` plain bytes."""
     return -(-(length + entry.HEADER_SIZE + _PAGE_HEADER) // mapped.page_size)
+
+
+def _distinct(piece: list[Named]) -> Iterable[Named]:
+    """Of entries with the same name the first."""
+    entries: dict[bytes, bytes | memoryview] = {}
+    for name, plain in piece:
+        entries.setdefault(name, plain)
+    return entries.items()
 
 
 def _row(name: bytes, plain: bytes | memoryview) -> bytes:
