@@ -31,6 +31,7 @@ from zerofs.fetch.flight import MOST_CHUNKS, Done, Flight, FlightQueue
 from zerofs.fetch.memory import ChunkMemory, Decoded
 from zerofs.flist.model import Chunk
 from zerofs.histogram import Histogram
+from zerofs.store.pool import unhurried
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
@@ -400,7 +401,8 @@ class Fetcher:
             self._fetching_ahead += 1
         try:
             # what is late is nobody's yet, and a second request would be one that the budget does not know
-            self._fetch(batch, transfer, self._fail_ahead, hedged=False)
+            with unhurried():
+                self._fetch(batch, transfer, self._fail_ahead, hedged=False)
         finally:
             with self._lock:
                 self._fetching_ahead -= 1
