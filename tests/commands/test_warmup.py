@@ -158,9 +158,9 @@ def _watch(work: warmup.WarmUp, batches: list[int]) -> None:
     router = work._fetcher._router
     fetch = router.fetch_batches
 
-    def counted(ids: list[bytes], *rest: object) -> None:
+    def counted(ids: list[bytes], *rest: object, **options: object) -> None:
         batches.append(len(ids))
-        fetch(ids, *rest)  # type: ignore[arg-type]
+        fetch(ids, *rest, **options)  # type: ignore[arg-type]
 
     router.fetch_batches = counted  # type: ignore[method-assign, assignment]
 

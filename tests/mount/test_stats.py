@@ -55,7 +55,9 @@ def test_what_is_counted(image: Image, mounted: Mounted, sandbox: Sandbox, engin
     assert said["reads"]["bytes"] == len(BIG) + 5
     assert 2 <= said["reads"]["waited"] <= said["reads"]["answered"]
     assert said["reads"]["waiting"] == said["reads"]["failed"] == 0
-    assert said["fetch"]["fetched"] == said["fetch"]["latency"]["count"] == 5
+    assert said["fetch"]["fetched"] == said["prefetch"]["demanded"] == 5
+    # the rest was read ahead before anybody waited, and one that lands while it is asked for is waited for by nobody
+    assert 0 < said["fetch"]["latency"]["count"] <= said["prefetch"]["missed"] + said["prefetch"]["late"]
     assert said["fetch"]["plain_bytes"] == len(BIG) + 5
     latency = said["fetch"]["latency"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
@@ -63,7 +65,6 @@ def test_what_is_counted(image: Image, mounted: Mounted, sandbox: Sandbox, engin
     assert store["store"] == f"dir://{image.store}" and store["chunks"] == 5
     assert store["bytes"] == said["fetch"]["fetched_bytes"]
     assert said["cache"]["directory"] == str(sandbox.path / "cache")
-    assert said["prefetch"] is None or said["prefetch"]["demanded"] == 5
     again = stats(sandbox, mount.target)
     assert again["mount"]["uptime"] > said["mount"]["uptime"]
     page = sandbox.run("zerofs", "stats", mount.target).stdout.decode()
