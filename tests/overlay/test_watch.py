@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from tests.overlay.conftest import Join, Server
 from tests.support.sandbox import Sandbox
 from zerofs.mount._linux import MS_BIND, mount
 from zerofs.mount.unmount import unmount
-from zerofs.mount.watch import Event, Watch
+from zerofs.mount.watch import Event, Interrupted, Watch
 
 STUCK_SECONDS = 20.0  # then a test that waits for what does not come gets SIGINT, and fails
 
@@ -48,6 +50,23 @@ def test_signals_that_came_before_the_wait_are_not_lost(events: Events) -> None:
     for number in (signal.SIGHUP, signal.SIGTERM):
         os.kill(os.getpid(), number)
     assert {next(events[1]), next(events[1])} == {Event.HUP, Event.TERM}
+
+
+def test_a_signal_that_another_thread_received_interrupts_a_wait_for_a_server() -> None:
+    ours, _silent = socket.socketpair()
+    ours.settimeout(STUCK_SECONDS)
+
+    def receive_the_signal() -> None:
+        time.sleep(0.1)  # by then the main thread waits, most likely
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    with Watch() as watch, ours, _silent:
+        began = time.monotonic()
+        with pytest.raises(Interrupted), watch.interruptible():
+            threading.Thread(target=receive_the_signal).start()
+            ours.recv(1)
+        assert time.monotonic() - began < STUCK_SECONDS  # not when the wait was over anyway
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_handlers_come_back() -> None:

@@ -41,6 +41,7 @@ _SIGNALS = {signal.SIGTERM: Event.TERM, signal.SIGINT: Event.INT, signal.SIGHUP:
 
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+_NUDGE = 0.25  # seconds until a step that did not hear of its signal hears of it
 
 
 class Interrupted(BaseException):
@@ -68,12 +69,13 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._wakeup_before = signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._handlers = {number: signal.signal(number, self._note) for number in (*_SIGNALS, signal.SIGALRM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler if self._afterwards is None else self._afterwards)
+            before = self._afterwards is None or number not in _SIGNALS
+            signal.signal(number, handler if before else self._afterwards)
         signal.set_wakeup_fd(self._wakeup_before)
         for fd in (self._inotify, self._wake, self._woken, *self._helpers):
             os.close(fd)
@@ -93,12 +95,18 @@ class Watch:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """SIGTERM and SIGINT, also those that came before, raise Interrupted in here, at any instruction."""
+        """SIGTERM and SIGINT, also those that came before, raise Interrupted in here, at any instruction.
+
+        A signal that another thread received, or that came just before a system call, does not end that call. So
+        a timer interrupts it now and then, whereupon Python looks for signals.
+        """
         self._interruptible = True
+        timer = signal.setitimer(signal.ITIMER_REAL, _NUDGE, _NUDGE)
         try:
             self.check()
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, *timer)
             self._interruptible = False
 
     def add_mount(self, target: Path) -> None:
