@@ -56,7 +56,8 @@ def test_what_is_counted(image: Image, mounted: Mounted, sandbox: Sandbox, engin
     assert said["reads"]["bytes"] == len(BIG) + 5
     assert 2 <= said["reads"]["waited"] <= said["reads"]["answered"]
     assert said["reads"]["waiting"] == said["reads"]["failed"] == 0
-    assert said["fetch"]["fetched"] == said["fetch"]["latency"]["count"] == 5
+    # a read of the kernel that began before a chunk was in the cache may find it there when its turn comes
+    assert said["fetch"]["fetched"] == 5 == said["fetch"]["latency"]["count"] - said["fetch"]["from_cache"]
     assert said["prefetch"] is None
     assert said["fetch"]["plain_bytes"] == len(BIG) + 5
     latency = said["fetch"]["latency"]
