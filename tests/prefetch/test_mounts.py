@@ -147,6 +147,25 @@ def _switches(pid: int) -> dict[int, str]:
     }
 
 
+def test_a_rate_bounds_what_is_brought_ahead_and_no_reader(setting: Setting) -> None:
+    setting.proxy.fault = None
+    mount = setting.mount()
+    for number in range(3):
+        (mount.target / f"large{number}").read_bytes()
+    mount.stop()
+    setting.forget_chunks()
+    rate, began = 4 << 20, time.monotonic()
+    mount = setting.mount("--prefetch", "profile", "--prefetch-rate", "4M")
+    brought = 0
+    while brought < 16 * BLOCK:  # of 21
+        told = json.loads(setting.sandbox.run("zerofs", "stats", "--json", mount.target).stdout)
+        brought = told["prefetch"]["prefetched_bytes"]
+        assert brought <= (time.monotonic() - began) * rate + 1.1 * BLOCK
+        assert time.monotonic() < began + 60
+    workload(setting.source, mount.target)
+    mount.stop()
+
+
 def test_off_means_off(setting: Setting) -> None:
     mount = setting.mount("--prefetch", "off")
     workload(setting.source, mount.target)
