@@ -75,6 +75,8 @@ def test_a_rate_spreads_what_is_asked_for_of_all_stores() -> None:
     budget.take(links[0], 500_000)
     budget.give(links[0], 500_000)
     assert [budget.room(link) for link in links] == [0, 0]
+    exchange(links[0], Clock(), 100_000_000, 0.5, 1e9)
+    assert budget.window(links[0]) > 8 * CHUNK
     assert budget.pause(links[1]) == pytest.approx(0.5)
     clock.now += 0.5
     assert budget.room(links[1]) == CHUNK
@@ -83,6 +85,7 @@ def test_a_rate_spreads_what_is_asked_for_of_all_stores() -> None:
         for link in links:
             if room := budget.room(link):
                 budget.take(link, room)
+                assert room == CHUNK, "however much the way would take"
                 budget.give(link, room)
                 asked += room
         clock.now += 0.01

@@ -19,6 +19,7 @@ from zerofs.store.link import Link
 
 CHUNK = 512 << 10  # plain bytes of the largest chunk that writers of flists make
 MOST_IN_FLIGHT = 16 << 20  # bytes
+BURST = 0.05  # seconds for which a rate may be used up at once; a chunk always may
 _LEAST_RATIO = 1 / 16  # what compresses better, or is no chunk at all, tells nothing about the next ones
 _RATIO_WEIGHT = 0.1  # of the newest answers in the share that payloads take of plain bytes
 
@@ -61,7 +62,10 @@ class Budget:
         free, shared = self.window(link) - here, self._most - self.in_flight
         if (free < chunk and here) or (shared < chunk and self.in_flight):
             return 0
-        return int(max(min(free, shared), chunk) / self.ratio)
+        free = min(free, shared)
+        if self._rate is not None:
+            free = min(free, int(self._rate * BURST))
+        return int(max(free, chunk) / self.ratio)
 
     def pause(self, link: Link) -> float:
         """Seconds until there may be room although nothing arrives: for the rate, or since the way is to run dry."""
