@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
 from zerofs.cli import main
+from zerofs.errors import MountError
 from zerofs.flist.index import Index
 from zerofs.flist.load import profile_path
 from zerofs.flist.model import Chunk
@@ -260,3 +263,54 @@ def test_a_mount_point_stands_for_its_flist_and_its_cache(
     shutil.move(sandbox.path / "away", image.store)
     assert counts("--all", target)["complete"]
     assert counts("--check", "--cache", sandbox.path / "cache", image.flist)["complete"]
+
+
+@needs_root
+def test_flists_that_were_laid_over_a_mount_are_warmed_up_too(
+    sandbox: Sandbox, pack: Callable[..., Image], counts: Callable[..., dict[str, Any]]
+) -> None:
+    image = pack("image", lambda root: [write(root / f"dir/{n}", f"{n}" * 1000) for n in range(20)])
+    more = pack("more", lambda root: [write(root / f"more/{n}", f"more {n}" * 1000) for n in range(5)])
+    backend = sandbox.path / "backend"
+    options = ["--storage-url", f"dir://{image.store}", "--cache", sandbox.path / "cache"]
+    mount = sandbox.mount(*options, "--backend", backend, "--meta", image.flist)
+    assert counts("--all", mount.target)["files"] == 20
+    (backend / ".layered").write_text(f"{more.flist}\n")
+    assert counts("--check", mount.target)["files"] == 20, "what is to come is not there yet"
+    mount.process.send_signal(signal.SIGHUP)
+    while not (mount.target / "more").exists():
+        time.sleep(0.02)
+    assert counts("--check", mount.target, status=1)["files"] == 25
+    found = counts("--all", mount.target)
+    assert (found["files"], found["fetched"], found["complete"]) == (25, 5, True)
+    shutil.move(image.store, sandbox.path / "away")
+    for n in range(5):
+        assert (mount.target / f"more/{n}").read_text() == f"more {n}" * 1000
+
+
+@needs_root
+def test_a_mount_that_cannot_be_asked_is_known_by_its_command_line(
+    sandbox: Sandbox,
+    pack: Callable[..., Image],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    image = pack("image", lambda root: [write(root / f"dir/{n}", f"{n}" * 1000) for n in range(3)])
+    mount = sandbox.mount(
+        *("--ro", "--storage-url", f"dir://{image.store}", "--cache", sandbox.path / "cache"),
+        *("--meta", image.flist),
+    )
+
+    def told(flists: list[str]) -> Callable[..., dict[str, Any]]:
+        return lambda _: {"mount": {"flists": flists}}
+
+    def silent(_: object) -> dict[str, Any]:
+        raise MountError("it does not answer")
+
+    monkeypatch.setattr("zerofs.mount.inquiry.ask", silent)
+    assert main(["warmup", "--all", str(mount.target)]) == 0
+    said = capfd.readouterr()
+    assert "3 of 3 files" in said.out and "it does not answer" in said.err
+    monkeypatch.setattr("zerofs.mount.inquiry.ask", told(["x", "http://***@host/more.flist"]))
+    assert main(["warmup", "--check", str(mount.target)]) != 0
+    assert "has a secret" in capfd.readouterr().err

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from zerofs.chunk.codec import Codec, encode
 from zerofs.errors import ChunkError, ChunkMissingError, ZerofsError
 from zerofs.flist.model import Chunk
+from zerofs.store.link import Link
 
 LARGE = 512 * 1024
 
@@ -28,6 +29,7 @@ class FakeRouter:
         self.failure: ZerofsError | None = None
         self.asked: list[list[bytes]] = []
         self.entered = threading.Semaphore(0)  # released once per call
+        self.link = Link()
 
     def add(self, number: int, size: int = 3000, codec: Codec = Codec.BLAKE2B128_XXTEA) -> Chunk:
         """Store a chunk whose bytes are `plain_of`."""
@@ -60,6 +62,12 @@ class FakeRouter:
                     errors[index] = refused
         for index in left:
             fail(index, self.failure or errors.get(index) or ChunkMissingError("no destination holds it"))
+
+    def way_to(self, chunk_id: bytes) -> Link:
+        return self.link
+
+    def ways(self) -> list[Link]:
+        return [self.link]
 
     def count(self, chunk: Chunk) -> int:
         """How often a chunk was asked for."""

@@ -50,6 +50,14 @@ def test_the_rate_is_behind_an_equals_sign_or_usual(words: list[str], rate: int 
     assert (options.complete, options.meta, options.target) == (rate, ("image.flist",), Path("/mnt"))
 
 
+def test_the_bound_on_what_is_brought_ahead() -> None:
+    assert parse_mount(["image.flist", "/mnt"]).prefetch_rate is None
+    assert parse_mount(["--prefetch-rate", "20M", "image.flist", "/mnt"]).prefetch_rate == 20 << 20
+    assert parse_mount(["-o", "ro,prefetch-rate=1M", "image.flist", "/mnt"]).prefetch_rate == 1 << 20
+    with pytest.raises(UsageError, match="not a size"):
+        parse_mount(["--prefetch-rate=fast", "image.flist", "/mnt"])
+
+
 def test_a_rate_that_is_none() -> None:
     with pytest.raises(UsageError, match="not a size"):
         parse_mount(["--complete=fast", "image.flist", "/mnt"])

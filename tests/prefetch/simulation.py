@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from zerofs.prefetch.merge import merged, worth_replaying
 from zerofs.prefetch.plan import Outcome, Plan
 from zerofs.prefetch.profile import Profile
 from zerofs.prefetch.recorder import Recorder
+from zerofs.store.link import Link
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "baseline.json"
@@ -62,12 +64,16 @@ class Simulation:
         prefetch: bool = True,
         cached: Sequence[int] = (),
         rate: float | None = None,
+        changes: Sequence[tuple[float, float, float]] = (),
     ) -> None:
+        """`changes`: (seconds, round trip, bandwidth) of the link from then on."""
         self.now = 0.0
         self.requests = self.bytes = 0
         self.waits: list[Wait] = []
         self.most_in_flight = 0.0  # as a share of the window
+        self.windows: list[tuple[float, int]] = []  # when something was asked for ahead, and the bound on it
         self.budget = Budget(lambda: self.now, rate=rate)
+        self.link = Link()
         self.cache = NumberCache(cached)
         self.plan = Plan(trace.tree, self.cache.has)
         self.recorder = Recorder(bytes(32), trace.tree.chunk_count, Path("unused"))
@@ -81,6 +87,8 @@ class Simulation:
         self._flying: set[int] = set()
         self._awaited: dict[int, tuple[float, float]] = {}
         self._next_touch = 0
+        for at, *conditions in changes:
+            self._later(at, partial(self._change, *conditions))
         if replay:
             self.plan.replay(replay)
         self._pump()
@@ -106,9 +114,9 @@ class Simulation:
         alone = self._rtt
         for number in missing:  # of one read: they wait for each other anyway
             alone += self._payload(number) / self._bandwidth
-            self._awaited[number] = (self.now, alone + self.budget.window / self._bandwidth)
+            self._awaited[number] = (self.now, alone + self.budget.window(self.link) / self._bandwidth)
             if number not in self._flying:
-                self._send([number], lambda number: None, lambda: None)
+                self._send([number], self._measured, lambda: None)
         self._pump()
         if not missing:
             self._think()
@@ -122,10 +130,10 @@ class Simulation:
     # -- the background --------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        if self._prefetch and self.budget.pause() and self.plan.left:
-            self._later(self.budget.pause(), self._pump)
+        if self._prefetch and (pause := self.budget.pause(self.link)) and self.plan.left:
+            self._later(pause, self._pump)
             return
-        while self._prefetch and self._idle and self.plan.left and (room := self.budget.room()):
+        while self._prefetch and self._idle and self.plan.left and (room := self.budget.room(self.link)):
             numbers = self.plan.take(room)
             batch = [number for number in numbers if number not in self._flying]
             for number in set(numbers) - set(batch):
@@ -135,20 +143,30 @@ class Simulation:
             self._idle -= 1
             costs = {number: self.budget.cost(self._trace.tree.chunk_size(number)) for number in batch}
             for cost in costs.values():
-                self.budget.take(cost)
-            self.most_in_flight = max(self.most_in_flight, self.budget.in_flight / self.budget.window)
+                self.budget.take(self.link, cost)
+            window = self.budget.window(self.link)
+            self.most_in_flight = max(self.most_in_flight, self.budget.in_flight / window)
+            self.windows.append((self.now, window))
 
             def arrived(number: int, costs: dict[int, int] = costs) -> None:
-                self.budget.give(costs[number])
+                held, plain = costs[number], self._trace.tree.chunk_size(number)
+                left = held - self.budget.arrived(self.link, held, self._payload(number), plain)
+                self.budget.give(self.link, left)
                 self.plan.landed(number, Outcome.BROUGHT)
 
             self._send(batch, arrived, self._rest)
+
+    def _measured(self, number: int) -> None:
+        self.budget.arrived(None, 0, self._payload(number), self._trace.tree.chunk_size(number))
 
     def _rest(self) -> None:
         self._idle += 1
         self._pump()
 
     # -- the link and the store ------------------------------------------------------------------
+
+    def _change(self, rtt: float, bandwidth: float) -> None:
+        self._rtt, self._bandwidth = rtt, bandwidth
 
     def _payload(self, number: int) -> int:
         return round(self._trace.tree.chunk_size(number) * COMPRESSION)
@@ -157,17 +175,17 @@ class Simulation:
         """One request for several chunks: they come one after the other, behind what is on the link."""
         self.requests += 1
         self._flying.update(numbers)
-        mark = self.budget.link.begin(self.now)
+        asked = self.link.begin(self.now)
         self._link_free = max(self._link_free, self.now + self._rtt / 2)
         for number in numbers:
             self._link_free += self._payload(number) / self._bandwidth
 
-            def land(number: int = number, is_first: bool = number == numbers[0]) -> None:
+            def land(number: int = number) -> None:
                 payload = self._payload(number)
                 self.bytes += payload
-                if is_first:
-                    self.budget.link.answered(mark, self.now)
-                self.budget.link.arrived(mark, self.now, payload, self._trace.tree.chunk_size(number))
+                self.link.arrived(asked, self.now, payload)
+                if number == numbers[-1]:
+                    self.link.end(asked)
                 self._flying.discard(number)
                 self.cache.numbers.add(number)
                 arrived(number)

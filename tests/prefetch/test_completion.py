@@ -10,7 +10,9 @@ import pytest
 from tests.index.trees import TreeReader, file
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.chunk.codec import cache_name
+from zerofs.errors import ChunkMissingError
 from zerofs.fetch.fetcher import FetchStats
+from zerofs.fetch.flight import Done
 from zerofs.flist.compile import compile_flist
 from zerofs.flist.index import Index
 from zerofs.flist.model import CHUNK_SIZE, Chunk, ChunkRef
@@ -39,19 +41,24 @@ class Store:
         self.demanded = 0
         self.asked: list[Chunk] = []  # and not brought yet
         self.sizes: list[int] = []  # of batches
-        self.lost: set[bytes] = set()
+        self.lost: set[bytes] = set()  # cannot be had
+        self.elsewhere: set[bytes] = set()  # are on their way already, so nobody is told
 
     def stats(self) -> FetchStats:
         return FetchStats(demanded=self.demanded)
 
-    def request(self, chunks: Iterable[Chunk]) -> int:
+    def request(self, chunks: Iterable[Chunk], done: Done) -> int:
         batch = list(chunks)
         self.asked += batch
+        self.done = done
         self.sizes.append(sum(chunk.size for chunk in batch))
         return len(batch)
 
     def deliver(self) -> list[bytes]:
-        here = [chunk for chunk in self.asked if chunk.key not in self.lost]
+        here = [chunk for chunk in self.asked if chunk.key not in self.lost | self.elsewhere]
+        for chunk in self.asked:
+            if chunk.key in self.lost:
+                self.done(None, ChunkMissingError("nobody has it"))
         self.asked = []
         self.cache.put_many((cache_name(chunk.key), bytes(chunk.size)) for chunk in here)
         return [chunk.key for chunk in here]
@@ -145,10 +152,27 @@ def test_what_cannot_be_had_is_tried_again(cache: ChunkCache) -> None:
         {"a": sized("a", 5), "b": sized("b", CHUNK_SIZE + 1), "c": sized("c", CHUNK_SIZE)}, cache, rate=1e9
     )
     bench.store.lost = {key("a", 0)}
-    assert not bench.run(until=bench.now + completion.QUIET + completion.ARRIVAL + completion.RETRY - 5)
-    assert key("c", 0) in bench.order
+    begin = bench.now + completion.QUIET
+    assert not bench.run(until=begin + 1)
+    assert len(bench.store.sizes) > 1
+    assert set(bench.order) == {key("b", 0), key("b", 1), key("c", 0)}, (
+        "one that nobody has keeps no other waiting"
+    )
+    assert not bench.run(until=begin + completion.RETRY - 1)
+    assert key("a", 0) not in bench.order
     bench.store.lost = set()
     assert bench.run(until=bench.now + completion.RETRY + 20)
+    assert bench.complete()
+
+
+def test_what_somebody_else_brings_is_waited_for(cache: ChunkCache) -> None:
+    bench = Bench({"a": sized("a", 5), "b": sized("b", 6)}, cache, rate=1e9)
+    bench.store.elsewhere = {key("a", 0)}
+    begin = bench.now + completion.QUIET
+    assert not bench.run(until=begin + completion.ARRIVAL - 1)
+    assert bench.order == [key("b", 0)]
+    cache.put_many([(cache_name(key("a", 0)), bytes(5))])
+    assert bench.run(until=bench.now + 1)
     assert bench.complete()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
-from tests.prefetch.simulation import BASELINE, COMPRESSION, Simulation, load_trace, measure, record
+from tests.prefetch.simulation import BASELINE, COMPRESSION, Simulation, Trace, load_trace, measure, record
+from tests.prefetch.support import NumberTree
 from zerofs.fetch.budget import CHUNK
 from zerofs.prefetch.merge import worth_replaying
+from zerofs.store.link import MEMORY, RUN_DRY
 
 TOLERANCE = 0.05
 MORE_IS_WORSE = ("requests", "bytes")
@@ -71,7 +74,38 @@ def test_the_window_is_what_the_link_really_takes() -> None:
     for rtt, bandwidth in LINKS:
         run = Simulation(TRACE, replay=PROFILE, rtt=rtt, bandwidth=bandwidth).run()
         first_answer = CHUNK * COMPRESSION * 1.1  # is part of the delay that is measured
-        assert run.budget.window <= bandwidth * rtt + CHUNK + first_answer
+        assert run.budget.window(run.link) <= bandwidth * rtt + CHUNK + first_answer
+
+
+LONG = 6000  # chunks: three minutes of a line of 100 Mbit/s
+
+
+def long_replay(changes: Sequence[tuple[float, float, float]] = ()) -> Simulation:
+    """Nobody reads anything but the first chunk of a large file, whose profile names all of it."""
+    tree = NumberTree({0: list(range(LONG))}, dict.fromkeys(range(LONG), CHUNK))
+    return Simulation(Trace(tree, [(0.0, 0, 0, 0)]), replay=range(LONG), changes=changes).run()
+
+
+def bound(rtt: float, bandwidth: float) -> float:
+    """On the window; the delay that is measured includes the first answer itself."""
+    return bandwidth * rtt + CHUNK + CHUNK * COMPRESSION * 1.1
+
+
+def test_the_window_of_a_long_replay_does_not_grow_with_the_queue_that_it_makes() -> None:
+    run = long_replay()
+    assert max(window for _, window in run.windows) <= bound(0.02, 12.5e6)
+    assert run.now <= 1.03 * run.bytes / 12.5e6, "and still it keeps the line busy"
+
+
+@pytest.mark.parametrize(
+    ("rtt", "bandwidth"), [(0.02, 2.5e6), (0.08, 12.5e6), (0.2, 12.5e6), (0.005, 12.5e6)]
+)
+def test_the_window_follows_a_link_that_becomes_another(rtt: float, bandwidth: float) -> None:
+    run = long_replay([(30.0, rtt, bandwidth)])
+    settled = [window for at, window in run.windows if at > 30 + 2 * MEMORY + 2 * RUN_DRY]
+    assert len(settled) > 100
+    assert max(settled) <= bound(rtt, bandwidth)
+    assert min(settled) >= 0.9 * (bandwidth * rtt + CHUNK)
 
 
 def test_a_replay_takes_little_more_than_the_line_does() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import xxhash
 
 from tests.mount.conftest import engine, write  # noqa: F401 - the fixture
 from tests.support.faultproxy import Fault, FaultProxy
@@ -147,6 +148,25 @@ def _switches(pid: int) -> dict[int, str]:
     }
 
 
+def test_a_rate_bounds_what_is_brought_ahead_and_no_reader(setting: Setting) -> None:
+    setting.proxy.fault = None
+    mount = setting.mount()
+    for number in range(3):
+        (mount.target / f"large{number}").read_bytes()
+    mount.stop()
+    setting.forget_chunks()
+    rate, began = 4 << 20, time.monotonic()
+    mount = setting.mount("--prefetch", "profile", "--prefetch-rate", "4M")
+    brought = 0
+    while brought < 16 * BLOCK:  # of 21
+        told = json.loads(setting.sandbox.run("zerofs", "stats", "--json", mount.target).stdout)
+        brought = told["prefetch"]["prefetched_bytes"]
+        assert brought <= (time.monotonic() - began) * rate + 1.1 * BLOCK
+        assert time.monotonic() < began + 60
+    workload(setting.source, mount.target)
+    mount.stop()
+
+
 def test_off_means_off(setting: Setting) -> None:
     mount = setting.mount("--prefetch", "off")
     workload(setting.source, mount.target)
@@ -190,10 +210,18 @@ def test_one_read_in_the_middle_fetches_one_chunk(setting: Setting) -> None:
     assert (counted(mount)["missed"], counted(mount)["prefetched"]) == (1, 0)
 
 
+def told_huge(data: bytes) -> bytes:
+    """With a count of entries that nothing could hold, and a checksum that is right."""
+    *fields, _, size = HEADER.unpack_from(data)
+    whole = HEADER.pack(*fields, 0xFFFFFFFF, size) + data[HEADER.size : -8]
+    return whole + xxhash.xxh3_64_intdigest(whole).to_bytes(8, "little")
+
+
 BAD = {
     "of another flist": (lambda good: encode(good._replace(content_hash=bytes(32))), "of another flist"),
     "truncated": (lambda good: encode(good)[:-20], "cut off"),
     "hostile": (lambda good: encode(good._replace(entries=(Entry(0xFFFFFFFF, 0),))), "does not have"),
+    "hostile in what it says of itself": (lambda good: told_huge(encode(good)), "over the bound"),
     "newer": (
         lambda good: MAGIC_AND_VERSION_2 + encode(good)[len(MAGIC_AND_VERSION_2) :],
         "version 2 of profiles is not known",

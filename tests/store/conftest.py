@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from tests.support.faultproxy import FaultProxy
+from zerofs.store import wire
 
 T = TypeVar("T")
 
@@ -45,3 +49,29 @@ def proxied() -> Iterator[Callable[[tuple[str, int]], FaultProxy]]:
     """Puts a `FaultProxy` before a server."""
     with ExitStack() as stack:
         yield lambda upstream: stack.enter_context(FaultProxy(upstream))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one directory."""
+    directory = tmp_path_factory.mktemp("tls")
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture
+def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
+    monkeypatch.setattr(wire, "_tls_context", lambda: context)

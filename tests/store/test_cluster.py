@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from zerofs.errors import (
     StoreUnreachableError,
     ZerofsError,
 )
+from zerofs.store import breaker, lane
 from zerofs.store.base import Found, Store
 from zerofs.store.build import build_router
 from zerofs.store.ranged import RangedStores, parse_ranged_store
@@ -259,14 +261,54 @@ def test_a_master_that_dies_and_comes_back(cluster: RedisCluster) -> None:
     reads_right(store, items + more)
 
 
-def test_a_master_that_says_nothing(cluster: RedisCluster) -> None:
+def test_a_master_that_says_nothing(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    for node in cluster.nodes:  # until its replica has taken over the others answer nothing either: see below
+        node.ask("CONFIG", "SET", "cluster-node-timeout", 120_000)
     store, items = loaded(cluster)
     reads_right(store, items)
     victim = cluster.holder(0)
+    before = calls(victim, "get")
     victim.process.send_signal(signal.SIGSTOP)
     try:
         reads_right(store, items, 8.0)  # less than one answer may take
-        reads_right(store, items, 8.0)
+        monkeypatch.setattr(lane, "QUIET", 100.0)  # whoever waits for it from now on does not come back
+        probed = time.monotonic() + 3 * breaker.FIRST_PAUSE
+        while time.monotonic() < probed:
+            reads_right(store, items, 8.0)
+    finally:
+        victim.process.send_signal(signal.SIGCONT)
+    must_end(lambda: reads_until(store, items, lambda: calls(victim, "get") > before), 60)
+
+
+def reads_until(store: Store, items: Items, condition: Callable[[], bool]) -> None:
+    while not condition():
+        reads_right(store, items)
+        time.sleep(0.05)
+
+
+def test_readers_wait_until_somebody_stands_in_for_a_master_that_says_nothing(cluster: RedisCluster) -> None:
+    """For a while then every node answers CLUSTERDOWN."""
+    _, items = loaded(cluster)
+    router = build_router(None, [], [], cluster.url)
+    victim = cluster.holder(0)
+    heir = cluster.replica(victim)
+    got: dict[int, bytes] = {}
+    failed: list[ZerofsError] = []
+
+    def accept(index: int, payload: bytes) -> None:
+        got[index] = bytes(payload)  # its memory is used again
+
+    def read() -> None:
+        ids = [key for key, _ in items]
+        router.fetch_many(ids, accept, lambda _, fault: failed.append(fault), within(60))
+
+    victim.process.send_signal(signal.SIGSTOP)
+    try:
+        while heir.role() != "master":
+            got.clear()
+            must_end(read, 90)
+            assert failed == []
+            assert [got[index] for index in range(len(items))] == [payload for _, payload in items]
     finally:
         victim.process.send_signal(signal.SIGCONT)
 
@@ -352,6 +394,43 @@ def test_a_cache_pool_in_a_cluster_fills_up(shared: RedisCluster, redis_server: 
     assert router.written_back() == (80, 0)
     reads_right(store_at(quoted(shared)), items)
     router.close()
+
+
+# -- over TLS ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_cluster(tmp_path: Path, certificate: Path) -> Iterator[RedisCluster]:
+    with RedisCluster(tmp_path / "cluster", password="pw", certificate=certificate) as cluster:
+        yield cluster
+
+
+@pytest.mark.usefixtures("trusted")
+def test_over_tls_slots_move_and_a_master_dies_as_without(tls_cluster: RedisCluster) -> None:
+    store = store_at(tls_cluster.url_of(tls_cluster.nodes[:1]))
+    check_round_trip(store)
+    items, moving = some_items(80), in_one_slot(4242, 20)
+    store.put_many([*items, *moving], within(30))
+    source = tls_cluster.holder(4242)
+    target = next(node for node in tls_cluster.nodes[:3] if node is not source)
+    tls_cluster.begin_move(4242, source, target)
+    tls_cluster.migrate([key for key, _ in moving[::2]], source, target)
+    reads_right(store, moving)
+    assert calls(target, "asking") >= 10
+    tls_cluster.migrate([key for key, _ in moving[1::2]], source, target)
+    tls_cluster.end_move(4242, target)
+    reads_right(store, [*items, *moving])
+    tls_cluster.await_replicas()
+    tls_cluster.holder(0).stop()
+    reads_right(store, items)
+    store.close()
+
+
+def test_a_cluster_whose_certificate_is_not_trusted(tls_cluster: RedisCluster) -> None:
+    with pytest.raises(StoreRefusedError, match="certificate is not trusted") as caught:
+        must_end(lambda: list(store_at(tls_cluster.url).get_many([b"id"], within())))
+    assert "SSL_CERT_FILE" in caught.value.hint
+    assert str(caught.value).startswith(f"rediss-cluster://{tls_cluster.nodes[0].address},")
 
 
 # -- what no real node does --------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ from zerofs.errors import (
     StoreTimeoutError,
     StoreUnreachableError,
 )
-from zerofs.store import base, pool, wire
+from zerofs.store import base, pool
 from zerofs.store.base import MAX_BATCH, Payload, Store, open_store
 from zerofs.store.url import parse_store_url
 
@@ -238,26 +237,6 @@ def test_no_socket_file(tmp_path: Path) -> None:
         list(store_at(f"unix://{tmp_path}/none.sock").get_many([b"id"], within()))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one directory."""
-    directory = tmp_path_factory.mktemp("tls")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem")]
-    subprocess.run(command, check=True, capture_output=True)
-    return directory
-
-
 @pytest.fixture
 def tls_url(redis_server: Start, certificate: Path) -> str:
     port = free_port()
@@ -268,13 +247,7 @@ def tls_url(redis_server: Start, certificate: Path) -> str:
     return f"rediss://pw@127.0.0.1:{port}"
 
 
-@pytest.fixture
-def _trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
-    monkeypatch.setattr(wire, "_tls_context", lambda: context)
-
-
-@pytest.mark.usefixtures("_trusted")
+@pytest.mark.usefixtures("trusted")
 def test_round_trip_over_tls(tls_url: str) -> None:
     store = store_at(tls_url)
     check_round_trip(store)

@@ -31,6 +31,7 @@ from zerofs.store import router as router_module
 from zerofs.store.base import gather
 from zerofs.store.build import build_router
 from zerofs.store.layers import RouterConfig, Rule
+from zerofs.store.link import link_to
 from zerofs.store.ranges import IdRange
 from zerofs.store.router import Router
 from zerofs.store.url import StoreUrl, parse_store_url
@@ -79,6 +80,28 @@ def directories(tmp_path: Path) -> dict[str, str]:
     for name in "abc":
         (tmp_path / name).mkdir()
     return {name: f"dir://{tmp_path}/{name}" for name in "abc"}
+
+
+def test_the_way_to_a_chunk_is_that_to_who_gave_the_last_of_its_kind(directories: dict[str, str]) -> None:
+    far, other = (store_at(directories[name]) for name in "bc")
+    far.put_many(list(CHUNKS.items()), within())
+    other.put_many(list(CHUNKS.items()), within())
+    urls = {name: parse_store_url(url) for name, url in directories.items()}
+    text = (
+        f"pools:\n  near: {{'0:f': '{directories['a']}'}}\n"
+        f"  far: {{'0:7': '{directories['b']}', '8:e': '{directories['c']}'}}\nlookup: [near, far]\n"
+    )
+    router = router_of(text)
+    low, high, top = bytes(16), b"\x80" * 16, b"\xff" * 16
+    assert {router.way_to(chunk_id) for chunk_id in (low, high, top)} == {link_to(urls["a"])}
+    Reader([chunk_id for chunk_id in IDS if chunk_id[0] < 0xF0]).read(router)
+    assert router.way_to(low) is link_to(urls["b"])
+    assert router.way_to(high) is link_to(urls["c"])
+    assert router.way_to(top) is link_to(urls["a"]), "nobody gave one of those"
+    assert set(router.ways()) == {link_to(urls["b"]), link_to(urls["c"])}
+    assert link_to(urls["b"]).delay > 0
+    assert router_of("pools:\n  p: {'1': 'dir:///nowhere'}\nlookup: [p]\n").way_to(low).bandwidth == 0
+    router.close()
 
 
 @pytest.mark.parametrize("backend", ["redis", "dir"])

@@ -17,18 +17,30 @@ PATIENCE = 60.0  # seconds that the nodes have to agree on something
 
 
 class ClusterNode(RedisServer):
-    """One server of it."""
+    """One server of it.  `certificate`: a directory with cert.pem and key.pem, for TLS beside the plain port."""
 
-    def __init__(self, directory: Path, password: str | None) -> None:
+    def __init__(self, directory: Path, password: str | None, certificate: Path | None = None) -> None:
         options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
         options += ["--cluster-port", str(free_port()), "--cluster-node-timeout", str(NODE_TIMEOUT)]
         options += ["--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"]
         options += ["--masterauth", password] if password is not None else []
+        self.tls_port = None if certificate is None else free_port()
+        if certificate is not None:
+            key, cert = str(certificate / "key.pem"), str(certificate / "cert.pem")
+            options += ["--tls-port", str(self.tls_port), "--tls-auth-clients", "no"]
+            options += ["--tls-cluster", "yes", "--tls-replication", "yes", "--tls-ca-cert-file", cert]
+            options += ["--tls-cert-file", cert, "--tls-key-file", key]
         super().__init__(directory, password=password, args=options)
 
     @property
     def address(self) -> str:
-        return f"{self.host}:{self.port}"
+        """Where clients reach it."""
+        return f"{self.host}:{self.peer_port}"
+
+    @property
+    def peer_port(self) -> int:
+        """Where the others reach it."""
+        return self.tls_port or self.port
 
     def ask(self, *words: bytes | str | int) -> Any:
         """The answer to one command."""
@@ -44,14 +56,25 @@ class ClusterNode(RedisServer):
 
 
 class RedisCluster:
-    """`masters` servers with an equal share of the slots, and a replica for each: ``nodes[masters + n]``."""
+    """`masters` servers with an equal share of the slots, and a replica for each: ``nodes[masters + n]``.
 
-    def __init__(self, directory: Path, *, masters: int = 3, password: str | None = None) -> None:
+    With a `certificate` clients are to use TLS; see `ClusterNode`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        masters: int = 3,
+        password: str | None = None,
+        certificate: Path | None = None,
+    ) -> None:
+        self.scheme = "redis-cluster" if certificate is None else "rediss-cluster"
         self.nodes: list[ClusterNode] = []
         self.password = password
         try:
             for number in range(2 * masters):
-                self.nodes.append(ClusterNode(directory / f"node-{number}", password))
+                self.nodes.append(ClusterNode(directory / f"node-{number}", password, certificate))
             self._join(masters)
         except BaseException:
             self.stop()
@@ -67,7 +90,7 @@ class RedisCluster:
         for node in self.nodes[1:]:
             bus = re.search(rb"cluster-port\n(\d+)", b"\n".join(node.ask("CONFIG", "GET", "cluster-port")))
             assert bus is not None
-            first.ask("CLUSTER", "MEET", node.host, node.port, bus[1])
+            first.ask("CLUSTER", "MEET", node.host, node.peer_port, bus[1])
         everybody = len(self.nodes)
         self.wait(lambda node: len(node.ask("CLUSTER", "NODES").splitlines()) == everybody, "everybody met")
         for master, replica in zip(self.nodes[:masters], self.nodes[masters:], strict=True):
@@ -81,13 +104,13 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """``redis-cluster://`` with every node."""
+        """The URL with every node."""
         return self.url_of(self.nodes)
 
     def url_of(self, nodes: Iterable[ClusterNode]) -> str:
-        """``redis-cluster://`` with some of the nodes."""
+        """The URL with some of the nodes."""
         user = "" if self.password is None else f":{self.password}@"
-        return f"redis-cluster://{user}{','.join(node.address for node in nodes)}"
+        return f"{self.scheme}://{user}{','.join(node.address for node in nodes)}"
 
     def wait(
         self, condition: Callable[[ClusterNode], bool], what: str, nodes: Sequence[ClusterNode] | None = None
@@ -115,7 +138,7 @@ class RedisCluster:
     def replica(self, master: ClusterNode) -> ClusterNode:
         """A replica of `master`."""
         (_, port, _), *_ = master.ask("ROLE")[2]
-        return next(node for node in self.nodes if node.port == int(port))
+        return next(node for node in self.nodes if int(port) in (node.port, node.tls_port))
 
     def await_replicas(self) -> None:
         """Until every replica has what was written so far."""
@@ -129,7 +152,7 @@ class RedisCluster:
 
     def migrate(self, keys: Iterable[bytes], source: ClusterNode, target: ClusterNode) -> None:
         auth: list[bytes | str] = [] if self.password is None else ["AUTH", self.password]
-        source.ask("MIGRATE", target.host, target.port, "", 0, 5000, *auth, "KEYS", *keys)
+        source.ask("MIGRATE", target.host, target.peer_port, "", 0, 5000, *auth, "KEYS", *keys)
 
     def end_move(self, slot: int, target: ClusterNode) -> None:
         """Tell everybody who has the slot now; the target first, as it has to be."""

@@ -30,6 +30,7 @@ _VALUES = frozenset(
         "pid",
         "engine",
         "prefetch",
+        "prefetch-rate",
         "timeout",
         "cache-size",
         "rw-size",
@@ -95,6 +96,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=PREFETCH,
         default="on",
         help="fetch ahead of demand: by heuristics, by the profile of earlier mounts, or both (default: on)",
+    )
+    add(
+        "--prefetch-rate",
+        metavar="RATE",
+        help="fetch at most so many bytes a second ahead of demand, as 20M (default: no bound)",
     )
     add(
         "--complete",
@@ -230,6 +236,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         debug=args.debug,
         engine=args.engine,
         prefetch=args.prefetch,
+        prefetch_rate=None if args.prefetch_rate is None else parse_size(args.prefetch_rate),
         complete=None if args.complete is None or args.prefetch == "off" else parse_size(args.complete),
         timeout=args.timeout,
         cache_size=args.cache_size,

@@ -1,7 +1,7 @@
 """What a living mount serves, for commands that are told its mount point instead of its flist.
 
 The server's command line says it, as its user gave it; the cache is the one that it has open.  Both are read from
-``/proc``, so this takes the rights of the mount's user.
+``/proc``, so this takes the rights of the mount's user.  What SIGHUP laid over it since, the server itself is asked.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from zerofs.cli import output
 from zerofs.errors import MountError
 from zerofs.mount.options import MountOptions
 
 _CACHE_FILE = "users.lock"  # that every user of a cache has open
 
 
-def options_of(path: Path) -> MountOptions | None:
+def options_of(path: Path, *, swapped: bool) -> MountOptions | None:
     """The options, with absolute paths, of the flist mount at `path`; None where none is mounted.
 
-    `cache` is set.  Raises MountError where its server cannot be asked.
+    `cache` is set.  `swapped`: `meta` holds the flists, too, that were laid over those of the command line.
+    Raises MountError where its server cannot be asked.
     """
     from zerofs.mount import mountinfo
     from zerofs.mount.unmount import server_of
@@ -48,7 +50,26 @@ def options_of(path: Path) -> MountOptions | None:
         )
     from zerofs.cli.mounting import absolute
 
+    if swapped and options.meta:
+        options = options._replace(meta=(*options.meta, *_layers(path, len(options.meta))))
     return absolute(options, here)._replace(cache=cache)
+
+
+def _layers(path: Path, base: int) -> list[str]:
+    """The flists that the mount at `path` serves beside the first `base` ones."""
+    from zerofs.mount import inquiry
+
+    try:
+        flists: list[str] = inquiry.ask(inquiry.find(path))["mount"]["flists"]
+    except MountError as error:
+        output.warn(f"flists that SIGHUP may have laid over the mount are not known: {error}")
+        return []
+    if any("://***" in flist or flist.endswith("?***") for flist in flists[base:]):
+        raise MountError(
+            f"{path}: the URL of a flist that was laid over it has a secret, which its server does not tell",
+            hint="name the flists instead of the mount point, one after the other",
+        )
+    return flists[base:]
 
 
 def _parse(words: Sequence[str]) -> MountOptions | None:

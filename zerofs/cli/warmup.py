@@ -183,7 +183,8 @@ def _source(args: argparse.Namespace) -> tuple[list[str], Path | None, str | Non
     """The flists, the local router and the store of last resort; sets what a mount decides."""
     from zerofs.cli import served
 
-    mounted = served.options_of(Path(args.source)) if "://" not in args.source else None
+    # a mount's profile stays with the flists that it began with
+    mounted = None if "://" in args.source else served.options_of(Path(args.source), swapped=not args.profile)
     if mounted is None:
         if args.cache is None:
             raise UsageError("no --cache given", hint="name the cache of the mounts to come: --cache DIR")

@@ -2,10 +2,11 @@
 
 Role: the fetchers' second set of threads.  Demand never comes here and these never serve demand, so a reader
 finds neither its thread nor its connection taken.  Who has something to fetch is a `Source` (a fetcher); the sources
-are asked in turn, each for as much as the shared `Budget` has room for.
+are asked in turn, each for as much as the shared `Budget` has room for on the way to a store.
 
 Threads: up to `THREADS`, started when there is work for them; without work, or without room, they sleep until
-somebody calls.  `_changed` guards everything here, and is not held while a source is asked or fetches.
+somebody calls.  One at a time takes a batch, so that the room it was told is still there when it has chosen.
+`_changed` guards everything here, and is not held while a source is asked or fetches.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from zerofs.fetch.budget import Budget
-from zerofs.fetch.link import Mark
 from zerofs.store.process import PerProcess
 
 if TYPE_CHECKING:
     from zerofs.fetch.flight import Flight
+    from zerofs.store.link import Link
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,11 @@ THREADS = 8
 class Source(Protocol):
     """Who has something to fetch."""
 
-    def take_ahead(self, room: int) -> list[Flight]:
-        """The next batch, of up to `room` plain bytes but at least one chunk; empty where nothing is left."""
+    def take_ahead(self, room: Callable[[Link], int]) -> list[Flight]:
+        """The next batch, all of it by one way: up to `room(way)` plain bytes but at least one chunk.
+
+        Empty where nothing is left, or where `room` said 0 for the ways of all that is.
+        """
         ...
 
     def fetch_ahead(self, batch: Sequence[Flight], transfer: Transfer) -> None:
@@ -41,26 +45,30 @@ class Source(Protocol):
 
 
 class Transfer:
-    """One request of several chunks on the link, of which the budget holds `cost` bytes."""
+    """One request of several chunks.  The budget holds `cost` bytes for it on the way `link`, none for readers."""
 
-    def __init__(self, background: Background, cost: int = 0) -> None:
+    def __init__(self, background: Background, link: Link | None = None, cost: int = 0) -> None:
         self._background = background
-        self._mark = background.begin()
-        self._answered = False
+        self._link = link
         self._cost = cost
 
     def arrived(self, payload: int, plain: int) -> None:
         """Part of the answer is here: `payload` bytes that `plain` bytes were decoded from."""
-        self._cost -= self._background.arrived(
-            self._mark, payload, plain, self._cost, first=not self._answered
-        )
-        self._answered = True
+        self._cost -= self._background.arrived(self._link, self._cost, payload, plain)
 
     def end(self) -> None:
         """Nothing more comes."""
         cost, self._cost = self._cost, 0
-        if cost:
-            self._background.give(cost)
+        if cost and self._link is not None:
+            self._background.give(self._link, cost)
+
+
+class _Need:
+    """What is known of a source: whether there may be something, and whose room it waits for."""
+
+    def __init__(self) -> None:
+        self.hungry = True
+        self.waits_for: set[Link] = set()
 
 
 class Background:
@@ -70,15 +78,21 @@ class Background:
         self._budget = budget or Budget(time.monotonic)
         self._most_threads = threads
         self._changed = threading.Condition()
-        self._sources: dict[Source, bool] = {}  # in the order of their turns → whether there may be something
+        self._sources: dict[Source, _Need] = {}  # in the order of their turns
+        self._refused: set[Link] = set()  # in this turn
+        self._taking = False  # a thread has the turn
         self._threads: list[threading.Thread] = []
         self._idle = 0
+
+    def limit(self, rate: float) -> None:
+        """Fetch at most `rate` bytes a second from now on; of several such bounds the lowest holds."""
+        with self._changed:
+            self._budget.limit(rate)
 
     def wake(self, source: Source) -> None:
         """There is something to fetch for `source`."""
         with self._changed:
-            if self._sources.get(source) is not True:
-                self._sources[source] = True
+            self._sources.setdefault(source, _Need()).hungry = True
             self._call()
 
     def leave(self, source: Source) -> None:
@@ -91,40 +105,26 @@ class Background:
         with self._changed:
             return self._budget.in_flight
 
-    def window(self) -> int:
-        """The bound on that, in bytes."""
-        with self._changed:
-            return self._budget.window
-
     # -- what transfers tell -----------------------------------------------------------------
 
-    def begin(self) -> Mark:
+    def arrived(self, link: Link | None, held: int, payload: int, plain: int) -> int:
+        """Returns how many of the `held` bytes are given back to the budget."""
         with self._changed:
-            return self._budget.link.begin(self._budget.clock())
-
-    def arrived(self, mark: Mark, payload: int, plain: int, held: int, *, first: bool) -> int:
-        """Measure; returns how many of the `held` bytes are given back to the budget."""
-        with self._changed:
-            now = self._budget.clock()
-            if first:
-                self._budget.link.answered(mark, now)
-            given = min(held, self._budget.cost(plain))
-            self._budget.link.arrived(mark, now, payload, plain)
+            given = self._budget.arrived(link, held, payload, plain)
             if given:
-                self._budget.give(given)
                 self._call()
             return given
 
-    def give(self, cost: int) -> None:
+    def give(self, link: Link, cost: int) -> None:
         with self._changed:
-            self._budget.give(cost)
+            self._budget.give(link, cost)
             self._call()
 
     # -- threads -----------------------------------------------------------------------------
 
     def _call(self) -> None:
-        """Wake or start a thread if there is something to do for it.  Under the lock."""
-        if not any(self._sources.values()) or not self._may_start():
+        """Wake or start a thread if there is something to do for it, now or soon.  Under the lock."""
+        if self._taking or not (self._ready() or self._pause()):
             return
         if self._idle:
             self._changed.notify()
@@ -138,20 +138,28 @@ class Background:
                 return
             self._threads.append(thread)
 
-    def _may_start(self) -> bool:
-        return self._budget.room() > 0 or self._budget.pause() > 0
+    def _ready(self) -> Source | None:
+        """Whose turn it is: the first who may have something for which there is room."""
+        for source, need in self._sources.items():
+            if need.hungry or any(self._budget.room(link) for link in need.waits_for):
+                return source
+        return None
+
+    def _pause(self) -> float | None:
+        """Seconds until there may be room although nothing arrives; None where that cannot be."""
+        pauses = (self._budget.pause(link) for need in self._sources.values() for link in need.waits_for)
+        return min((pause for pause in pauses if pause), default=None)
 
     def _run(self) -> None:
         while True:
-            source, room, reserved = self._next_turn()
+            source = self._next_turn()
             batch: list[Flight] = []
             try:
-                batch = source.take_ahead(room)
+                batch = source.take_ahead(self._room)
             except Exception:
                 logger.exception("looking for what to fetch ahead")
-            cost = self._settle(source, batch, reserved)
+            transfer = self._end_turn(source, batch)
             if batch:
-                transfer = Transfer(self, cost)
                 try:
                     source.fetch_ahead(batch, transfer)
                 except Exception:
@@ -159,34 +167,45 @@ class Background:
                 finally:
                     transfer.end()
 
-    def _next_turn(self) -> tuple[Source, int, int]:
-        """Wait for a turn: whose it is, its room, and what is reserved of the budget for it meanwhile."""
+    def _next_turn(self) -> Source:
+        """Wait for a turn; whose it is."""
         with self._changed:
             while True:
-                source = next((each for each, hungry in self._sources.items() if hungry), None)
-                room = self._budget.room() if source is not None else 0
-                if source is not None and room:
-                    del self._sources[source]
-                    self._sources[source] = False  # the last in line; `wake` may come while it is asked
-                    reserved = self._budget.cost(room)
-                    self._budget.in_flight += reserved
-                    return source, room, reserved
-                pause = self._budget.pause() if source is not None else 0.0
+                source = None if self._taking else self._ready()
+                if source is not None:
+                    self._taking = True
+                    self._refused = set()
+                    need = self._sources.pop(source)
+                    need.hungry = False  # `wake` may come while it is asked
+                    need.waits_for = set()
+                    self._sources[source] = need  # the last in line
+                    return source
                 self._idle += 1
-                self._changed.wait(pause or None)
+                self._changed.wait(None if self._taking else self._pause())
                 self._idle -= 1
 
-    def _settle(self, source: Source, batch: Sequence[Flight], reserved: int) -> int:
-        """Book what a batch really takes instead of what was reserved for it."""
+    def _room(self, link: Link) -> int:
+        """For the source whose turn it is."""
         with self._changed:
-            self._budget.give(reserved)
-            cost = self._budget.cost(sum(flight.chunk.size for flight in batch))
-            if batch:
-                self._budget.take(cost)
-                if source in self._sources:
-                    self._sources[source] = True
+            room = self._budget.room(link)
+            if not room:
+                self._refused.add(link)
+            return room
+
+    def _end_turn(self, source: Source, batch: Sequence[Flight]) -> Transfer:
+        """Book what a batch takes, and let the next thread have its turn."""
+        with self._changed:
+            self._taking = False
+            link = batch[0].way if batch else None
+            cost = self._budget.cost(sum(flight.chunk.size for flight in batch)) if link is not None else 0
+            if link is not None:
+                self._budget.take(link, cost)
+            need = self._sources.get(source)
+            if need is not None:
+                need.hungry |= bool(batch)
+                need.waits_for = self._refused
             self._call()
-            return cost
+            return Transfer(self, link, cost)
 
 
 _shared = PerProcess(Background)

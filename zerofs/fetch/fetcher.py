@@ -36,12 +36,14 @@ from zerofs.store.pool import unhurried
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
     from zerofs.store.base import Payload
+    from zerofs.store.link import Link
 
 logger = logging.getLogger(__name__)
 
 FAILURE_MEMORY = 3.0  # seconds
 MOST_FAILURES = 4096  # remembered at a time
 CLOSE_PATIENCE = 1.0  # seconds for fetch threads that are decoding
+MOST_PARKED = 256  # chunks of a feeder that wait for room on the way to their store, while others have some
 
 
 class ChunkSource(Protocol):
@@ -60,6 +62,14 @@ class ChunkSource(Protocol):
 
         `hedged`: where a replica is late, another may be asked as well.
         """
+        ...
+
+    def way_to(self, chunk_id: bytes) -> Link:
+        """To the store that a chunk is most likely to come from."""
+        ...
+
+    def ways(self) -> Sequence[Link]:
+        """To all stores that chunks come from, as far as that is known."""
         ...
 
 
@@ -183,7 +193,7 @@ class Fetcher:
                     name = _memory_name(chunk)
                     if self._closing or chunk in self._flights or self._memory.find(name) is not None:
                         continue
-                    flight = Flight(chunk, name, time.monotonic() + self._timeout, demanded=False)
+                    flight = self._flight_ahead(chunk, name)
                     if not self._queue.add(flight):
                         return accepted
                     if done is not None:
@@ -363,35 +373,42 @@ class Fetcher:
                 self._idle -= 1
             return []
 
-    def take_ahead(self, room: int) -> list[Flight]:
+    def take_ahead(self, room: Callable[[Link], int]) -> list[Flight]:
         """For `background`: see there."""
-        with self._lock:
-            batch = [] if self._closing else self._queue.take_ahead(room)
-            feeder = self._feeder
-        if not batch and feeder is not None:
-            batch = self._launch_ahead(feeder.take(room))
-        return batch
+        while True:
+            with self._lock:
+                batch = [] if self._closing else self._queue.take_ahead(room)
+                feeder = self._feeder if self._queue.waiting < MOST_PARKED else None
+            if batch or feeder is None:
+                return batch
+            most = max(map(room, self._router.ways()), default=0)
+            if not most or not self._launch_ahead(feeder.take(most)):
+                return []
 
-    def _launch_ahead(self, wanted: Sequence[tuple[Chunk, Done]]) -> list[Flight]:
-        """Flights for those of `wanted` that nobody has or waits for; the others are told so."""
-        batch: list[Flight] = []
+    def _launch_ahead(self, wanted: Sequence[tuple[Chunk, Done]]) -> int:
+        """Queue flights for those of `wanted` that nobody has or waits for, and count them; the others are told so."""
+        launched = 0
         needless: list[Done] = []
-        now = time.monotonic()
         with self._lock:
             for chunk, done in wanted:
                 name = _memory_name(chunk)
                 if self._closing or chunk in self._flights or self._memory.find(name) is not None:
                     needless.append(done)
                     continue
-                flight = Flight(chunk, name, now + self._timeout, demanded=False)
-                flight.taken = True
+                flight = self._flight_ahead(chunk, name)
                 flight.told.append(done)
                 self._flights[chunk] = flight
+                self._queue.add(flight)
                 self._counts["requested"] += 1
-                batch.append(flight)
+                launched += 1
         for done in needless:
             done(None, None)
-        return batch
+        return launched
+
+    def _flight_ahead(self, chunk: Chunk, name: bytes) -> Flight:
+        """A flight that nobody waits for.  Its deadline begins when it is asked for."""
+        deadline = time.monotonic() + self._timeout
+        return Flight(chunk, name, deadline, demanded=False, way=self._router.way_to(chunk.id))
 
     def fetch_ahead(self, batch: Sequence[Flight], transfer: Transfer) -> None:
         """For `background`: see there."""

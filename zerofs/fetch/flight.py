@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
+from zerofs.store.link import Link
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +42,19 @@ class Flight:
         "taken",
         "told",
         "wanted",
+        "way",
     )
 
-    def __init__(self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool) -> None:
+    def __init__(
+        self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool, way: Link | None = None
+    ) -> None:
         self.chunk = chunk
         self.name = name
         self.deadline = deadline  # time.monotonic(); that of the chunk, whoever waits for it
         self.demanded = demanded  # a reader waits for it
         self.wanted = 0.0  # time.monotonic() when a reader first did
         self.taken = False
+        self.way = way  # to the store that is likely to be asked; known of what is fetched ahead
         self.plain: bytes | None = None
         self.error: ZerofsError | None = None
         self.told: list[Done] = []  # to be called once it has landed, without the fetcher's lock
@@ -92,7 +97,8 @@ class FlightQueue:
 
     def __init__(self) -> None:
         self._demand: deque[Flight] = deque()
-        self._ahead: deque[Flight] = deque()
+        self._ahead: dict[Link, deque[Flight]] = {}  # by their ways
+        self._waiting = 0  # in those
 
     def __len__(self) -> int:
         """How many somebody waits for."""
@@ -102,11 +108,18 @@ class FlightQueue:
         """Queue a flight; False where there is no room left in the background."""
         if flight.demanded:
             self._demand.append(flight)
-        elif len(self._ahead) < MOST_AHEAD:
-            self._ahead.append(flight)
+        elif self._waiting < MOST_AHEAD:
+            assert flight.way is not None
+            self._ahead.setdefault(flight.way, deque()).append(flight)
+            self._waiting += 1
         else:
             return False
         return True
+
+    @property
+    def waiting(self) -> int:
+        """How many nobody waits for, with those that somebody has come to wait for since."""
+        return self._waiting
 
     def promote(self, flight: Flight) -> None:
         """A reader waits for a flight of the background now."""
@@ -119,15 +132,27 @@ class FlightQueue:
         share = -(-len(self._demand) // max(1, threads))
         return _take(self._demand, min(share, MOST_CHUNKS), MOST_BYTES)
 
-    def take_ahead(self, most_bytes: int) -> list[Flight]:
-        """A batch of what nobody waits for."""
-        return _take(self._ahead, MOST_CHUNKS, most_bytes)
+    def take_ahead(self, room: Callable[[Link], int]) -> list[Flight]:
+        """A batch of what nobody waits for, by the first way on which there is `room` (bytes) for any."""
+        for way, queue in list(self._ahead.items()):
+            before = len(queue)
+            while queue and queue[0].taken:
+                queue.popleft()
+            most_bytes = room(way) if queue else 0
+            batch = _take(queue, MOST_CHUNKS, most_bytes) if most_bytes else []
+            self._waiting -= before - len(queue)
+            if not queue:
+                del self._ahead[way]
+            if batch:
+                return batch
+        return []
 
     def clear(self) -> Iterable[Flight]:
         """Empty it; returns what was in it."""
-        left = [*self._demand, *self._ahead]
+        left = [*self._demand, *(flight for queue in self._ahead.values() for flight in queue)]
         self._demand.clear()
         self._ahead.clear()
+        self._waiting = 0
         return left
 
 

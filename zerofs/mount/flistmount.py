@@ -18,6 +18,7 @@ from zerofs.cache.lmdb import ChunkCache
 from zerofs.cache.size import parse_cache_size
 from zerofs.chunk.codec import cache_name
 from zerofs.errors import MountError, ZerofsError
+from zerofs.fetch.background import shared_background
 from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.index import Index
 from zerofs.flist.load import LoadedFlist, load_flist, load_layers, profile_path
@@ -201,6 +202,8 @@ class FlistMount:
             self._router, cache, timeout=options.timeout, allow_unverified=options.allow_unverified
         )
         self._closers.append(fetcher.close)
+        if options.prefetch_rate is not None:
+            shared_background().limit(options.prefetch_rate)
         if options.prefetch != "off":
             from zerofs.prefetch.prefetcher import Prefetcher
 

@@ -28,6 +28,7 @@ class MountOptions(NamedTuple):
     debug: bool = False
     engine: str = "auto"
     prefetch: str = "on"  # of PREFETCH
+    prefetch_rate: int | None = None  # bytes a second, of all that nobody waits for; None: no bound
     complete: int | None = None  # bytes a second at which the rest of the image is fetched; None: not
     timeout: float = DEFAULT_TIMEOUT  # seconds that a read may wait
     cache_size: str | None = None  # as the user wrote it: bytes with a suffix, or per cent of the disk

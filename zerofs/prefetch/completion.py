@@ -1,8 +1,9 @@
 """Background completion: once the start is over, the rest of the image comes into the cache, little by little.
 
 Place: beside the prefetcher, above the fetcher, whose background it uses: a batch is asked for, looked for in the
-cache, and then the next one.  The smallest files come first, for they complete most for their bytes.  It waits while
-readers demand chunks, keeps to its rate, leaves a tenth of the cache free for others, and ends when all is there.
+cache, and then the next one; what cannot be had is left for a later round.  The smallest files come first, for they
+complete most for their bytes.  It waits while readers demand chunks, keeps to its rate, leaves a tenth of the cache
+free for others, and ends when all is there.
 
 Threads: one of its own, between `start` and `close`; `replace` may be called by another.  `_changed` guards what
 these two share and is held for no longer than it takes to copy it.
@@ -21,6 +22,7 @@ from zerofs.prefetch.survey import files_below, is_cacheable, lacking_sizes, sur
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
+    from zerofs.errors import ZerofsError
     from zerofs.fetch.fetcher import Fetcher
     from zerofs.flist.index import Index
 
@@ -32,7 +34,7 @@ PAUSE = 1.0  # seconds that it waits after a demanded chunk later on
 BATCH_BYTES = 1 << 20  # plain bytes that are asked for at a time
 BATCH_CHUNKS = 64
 LOOK = 0.02  # seconds between looks whether a batch has arrived
-ARRIVAL = 60.0  # seconds after which what has not arrived is left for the next round
+ARRIVAL = 60.0  # seconds after which what has not arrived, without a reason, is left for the next round
 RETRY = 60.0  # seconds before the next round, where chunks could not be had
 ROOM = 0.1  # of the cache's bound is left free
 
@@ -61,6 +63,7 @@ class Completion:
         self._plan: deque[int] | None = None  # chunks still to be asked for
         self._asked: list[int] = []
         self._asked_at = 0.0
+        self._refused: list[ZerofsError] = []  # an error for each of these that cannot be had
         self._demanded = fetcher.stats().demanded
         self._idle_from = clock() + QUIET  # when to go on
         self._next = 0.0  # when the rate allows the next batch
@@ -100,7 +103,7 @@ class Completion:
         if plan is None:
             plan = self._make_plan(tree)
         if self._asked and (waiting := self._lacking(tree, self._asked)):
-            if now < self._asked_at + ARRIVAL:
+            if len(waiting) > len(self._refused) and now < self._asked_at + ARRIVAL:
                 return LOOK
             self._failed += len(waiting)
         self._asked = []
@@ -156,8 +159,14 @@ class Completion:
             if lacking:
                 batch.append(number)
                 size += lacking
-        self._fetcher.request(tree.chunk(number) for number in batch)
-        self._asked, self._asked_at = batch, now
+        refused: list[ZerofsError] = []
+
+        def done(_: bytes | None, error: ZerofsError | None) -> None:
+            if error is not None:
+                refused.append(error)
+
+        self._asked, self._asked_at, self._refused = batch, now, refused
+        self._fetcher.request((tree.chunk(number) for number in batch), done)
         self._next = max(now, self._next) + size / self._rate
 
     def _lacking(self, tree: Index, numbers: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from zerofs.errors import StoreError
 from zerofs.store.process import PerProcess
-from zerofs.store.url import CLUSTER_SCHEME, WEB_SCHEMES, StoreUrl
+from zerofs.store.url import CLUSTER_SCHEMES, WEB_SCHEMES, StoreUrl
 
 MAX_BATCH = 4 * 1024 * 1024  # bytes of payloads that are handed out together; the last one may exceed it
 MAX_PAYLOAD = 256 * 1024 * 1024 + 64 * 1024  # bytes; the largest chunk that a flist can name, encoded
@@ -101,7 +101,7 @@ def _make(url: StoreUrl) -> Store:
         from zerofs.store.redis import RespStore
 
         return RespStore(url)
-    if url.scheme == CLUSTER_SCHEME:
+    if url.scheme in CLUSTER_SCHEMES:
         from zerofs.store.cluster import ClusterStore
 
         return ClusterStore(url)

@@ -17,6 +17,7 @@ from zerofs.store.base import Found, Payload, Store, open_store
 from zerofs.store.breaker import Breaker
 from zerofs.store.latency import Latency
 from zerofs.store.layers import UnusableUrl
+from zerofs.store.link import Link, link_to
 from zerofs.store.tally import Tally
 from zerofs.store.traffic import Traffic
 from zerofs.store.url import StoreUrl
@@ -33,6 +34,7 @@ class Destination:
         self.display = url.display
         self.breaker = Breaker()
         self.latency = Latency()
+        self.link = link_to(url) if isinstance(url, StoreUrl) else Link()
         self.traffic = Traffic()
         self.rejected = Tally(_logger, f"{self.display}: chunks that do not verify")
         self._url = url
@@ -40,7 +42,7 @@ class Destination:
     def get_batches(
         self, ids: Sequence[bytes], deadline: float, patience: float | None = None, *, again: int = 0
     ) -> Generator[Sequence[Found]]:
-        """As `Store.get_batches`, and one answer per id for certain; keeps breaker, latency and counters informed.
+        """As `Store.get_batches`, and one answer per id for certain; keeps breaker, measures and counters informed.
 
         `again`: for how many of the chunks this destination failed before.
         """
@@ -48,15 +50,17 @@ class Destination:
         answered = 0
         self.latency.asked()
         self.traffic.asked(again)
+        asked = self.link.begin(started)
         try:
             for batch in self._store().get_batches(ids, deadline, patience):
                 if not batch:
                     yield batch
                     continue
-                first_after = None if answered else time.monotonic() - started
+                now = time.monotonic()
+                first_after = None if answered else now - started
                 if first_after is not None:
                     self.latency.answered(first_after)
-                self.traffic.answered(batch, first_after=first_after)
+                self.link.arrived(asked, now, self.traffic.answered(batch, first_after=first_after))
                 answered += len(batch)
                 self.breaker.succeeded()
                 yield batch
@@ -65,6 +69,8 @@ class Destination:
         except StoreError as fault:
             self._failed(fault, started)
             raise
+        finally:
+            self.link.end(asked)
 
     def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         """As `Store.put_many`; keeps breaker and counters informed."""

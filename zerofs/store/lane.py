@@ -1,11 +1,12 @@
 """The requests of one call that go to one node of a Redis Cluster, pipelined on one connection.
 
-Made, used and closed by `scatter`, in its caller's thread.
+Made, used and closed by `scatter`, in its caller's thread, and by `probe` in one of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Generator
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from zerofs.store.server import Answered
 from zerofs.store.topology import Node
 
 QUIET = 1.0  # seconds without a byte from a node after which another one that has the same is asked
+
+PROBE_TIMEOUT = 10.0  # seconds
 
 _FAIR_TRIAL = 0.5  # seconds; a shorter one that ends in a timeout says nothing about the node
 
@@ -101,3 +104,19 @@ class Lane:
         if not isinstance(fault, StoreTimeoutError) or took >= _FAIR_TRIAL:
             self.target.node.breaker.failed()
             self.target.node.latency.failed(took)
+
+
+def probe(node: Node, command: Command) -> None:
+    """Find out in the background whether a node that others stand in for is back; its breaker is told."""
+    threading.Thread(target=_try, args=(node, command), name="zerofs-probe", daemon=True).start()
+
+
+def _try(node: Node, command: Command) -> None:
+    lane = Lane(Target(node, replaceable=True), is_first=True)
+    lane.add(command)
+    try:
+        lane.start(time.monotonic() + PROBE_TIMEOUT)
+        lane.take()
+        lane.finish()
+    finally:
+        lane.close()

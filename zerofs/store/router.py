@@ -5,8 +5,9 @@ A miss, an error or a chunk that does not verify goes on to the next destination
 tried again, with pauses, until the deadline.  The replicas of a pool are asked in the order of their speed (`want`),
 and a late one gets another beside it (`race`).  Destinations whose breaker is open come last.
 
-The router's own state never changes after it is made; breakers, stores and the write-back queue have
-their own locks, and none is held here while anything is waited for.
+The router's own state never changes after it is made, but for who gave a chunk of which candidates last (written in one
+step, and only a guess); breakers, stores and the write-back queue have their own locks, and none is held here while
+anything is waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from zerofs.store.destination import Destination
 from zerofs.store.helpers import Helpers
 from zerofs.store.ids import id_digits, id_text
 from zerofs.store.layers import RouterConfig, UnusableUrl
+from zerofs.store.link import Link
 from zerofs.store.race import Hedges, HedgeStats, Race
 from zerofs.store.ranges import IdRange
 from zerofs.store.url import StoreUrl
@@ -61,6 +63,8 @@ class Router:
             pools = {name: self._pool(layer, name) for name in (*layer.lookup, *layer.cache)}
             self._lookup += [pools[name] for name in layer.lookup]
             self._caches += [pools[name] for name in layer.cache]
+        self._givers: dict[tuple[Candidate, ...], Destination] = {}
+        self._nowhere = Link()
         self._write_back = WriteBack()
         self._has_replicas = any(len(pool.rules) > 1 for pool in self._lookup)
         self._helpers = helpers or Helpers()
@@ -99,6 +103,19 @@ class Router:
                 for want in wants:
                     fail(want.index, want.error())
                 return
+
+    def way_to(self, chunk_id: bytes) -> Link:
+        """The link to who is likely to give a chunk: the last giver among the same candidates, or the first asked."""
+        candidates = tuple(self._candidates(chunk_id))
+        giver = self._givers.get(candidates)
+        if giver is None and candidates:
+            giver = in_order(candidates)[0].destination
+        return self._nowhere if giver is None else giver.link
+
+    def ways(self) -> list[Link]:
+        """The links to all destinations that ever gave anything; to all where none did."""
+        links = [destination.link for destination in self._destinations.values()]
+        return [link for link in links if link.bandwidth] or links
 
     def destinations(self) -> list[str]:
         """Every destination without its password, those asked first in front."""
@@ -207,6 +224,8 @@ class Router:
                 want.faults[destination] = fault
                 continue
             helped = want.served = True
+            if len(want.candidates) > 1:
+                self._givers[tuple(want.candidates)] = destination
             if not want.waiting[0].is_cache:
                 self._fill_caches(want.id, payload)
         if not helped:

@@ -2,7 +2,7 @@
 
 A round sends each request to one node, all nodes at once, and takes the answers in order.  What was redirected,
 or went to a node that is gone, goes elsewhere in the next round, while what comes after it waits in memory.
-Runs in its caller's thread; holds no lock.
+Runs in its caller's thread, but for trying whether a node is back; holds no lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from zerofs.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from zerofs.store.base import IsNextHere
 from zerofs.store.connection import Command
-from zerofs.store.lane import Lane, Outcome, Target
+from zerofs.store.lane import Lane, Outcome, Target, probe
 from zerofs.store.latency import fastest_first
 from zerofs.store.resp import BULK, ERROR, Answer, answer_error
 from zerofs.store.slots import Shard, SlotMap, address_of, slot_of
@@ -123,10 +123,10 @@ class Scatter:
             shard = want.shard = slots.shard(want.slot)
             target = want.redirect
             if target is None and want.tried:
-                target = self._target(shard, want.tried)
+                target = self._target(shard, want.tried, want.command)
             elif target is None:
                 if shard not in usual:
-                    usual[shard] = self._target(shard, ())
+                    usual[shard] = self._target(shard, (), want.command)
                 target = usual[shard]
             if target is not None:
                 lane = lanes.get(target)
@@ -136,14 +136,17 @@ class Scatter:
                 self._lanes[want.position] = lane
         return lanes
 
-    def _target(self, shard: Shard | None, tried: Sequence[Node]) -> Target | None:
+    def _target(self, shard: Shard | None, tried: Sequence[Node], command: Command) -> Target | None:
+        """Whom to ask for `command`.  Whoever failed lately is tried beside it, by nobody who waits."""
         nodes = self._holders(shard)
         left = [node for node in nodes if node not in tried]
         if not left:
             return None
-        if len(left) > 1 and not (left[0].breaker.is_suspect and left[0].breaker.claim_probe()):
-            left = fastest_first(left, lambda node: node.latency)
-            left.sort(key=lambda node: node.breaker.is_suspect)
+        left = fastest_first(left, lambda node: node.latency)
+        left.sort(key=lambda node: node.breaker.is_suspect)
+        for node in left[1:]:
+            if node.breaker.claim_probe():
+                probe(node, command)
         return Target(left[0], replaceable=len(nodes) > 1)
 
     def _holders(self, shard: Shard | None) -> list[Node]:

@@ -69,17 +69,21 @@ def map_of_slots(answer: Nested, asked: str) -> SlotMap:
     return SlotMap(owners)
 
 
-def map_of_shards(answer: Nested, asked: str) -> SlotMap:
-    """Read ``CLUSTER SHARDS`` of the server at host `asked`.  Raises ValueError."""
+def map_of_shards(answer: Nested, asked: str, *, tls: bool = False) -> SlotMap:
+    """Read ``CLUSTER SHARDS`` of the server at host `asked`; `tls`: the ports for that.  Raises ValueError.
+
+    (``CLUSTER SLOTS`` and redirections tell the port for whoever asks.)
+    """
     owners: list[Shard | None] = [None] * SLOTS
+    port = b"tls-port" if tls else b"port"
     for entry in _list(answer):
         fields = _fields(entry)
         servers = [_fields(each) for each in _list(fields.get(b"nodes"))]
         # One that is down is still listed: it counts where there is no other.  ("loading" says only that the
         # server that was asked has not heard of its progress yet.)
         usable = [each for each in servers if each.get(b"health") in (b"online", b"loading")] or servers
-        masters = [_address(each, asked) for each in usable if each.get(b"role") == b"master"]
-        replicas = [_address(each, asked) for each in usable if each.get(b"role") != b"master"]
+        masters = [_address(each, asked, port) for each in usable if each.get(b"role") == b"master"]
+        replicas = [_address(each, asked, port) for each in usable if each.get(b"role") != b"master"]
         shard = Shard(masters[0] if masters else None, tuple(replicas))
         ends = _list(fields.get(b"slots"))
         for first, last in zip(ends[::2], ends[1::2], strict=True):
@@ -106,11 +110,11 @@ def _server_of_slots(entry: Nested, asked: str) -> Address:
     return _host(host, asked), _port(port)
 
 
-def _address(server: dict[bytes, Nested], asked: str) -> Address:
+def _address(server: dict[bytes, Nested], asked: str, port: bytes) -> Address:
     host = server.get(b"endpoint")
     if host in (None, b"", b"?"):
         host = server.get(b"ip")
-    return _host(host, asked), _port(server.get(b"port"))
+    return _host(host, asked), _port(server.get(port))
 
 
 def _host(name: Nested, asked: str) -> str:

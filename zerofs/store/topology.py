@@ -159,7 +159,8 @@ class Topology:
 
     def _ask(self, node: Node, deadline: float) -> SlotMap:
         try:
-            found = map_of_shards(node.server.inquire((b"CLUSTER", b"SHARDS"), deadline), node.host)
+            told = node.server.inquire((b"CLUSTER", b"SHARDS"), deadline)
+            found = map_of_shards(told, node.host, tls=self._url.scheme == "rediss-cluster")
         except (StoreUnreachableError, StoreRefusedError):
             raise
         except (StoreError, ValueError):
@@ -182,7 +183,8 @@ class Topology:
                 if isinstance(fault, kind):
                     return type(fault)(f"{self._url.display}: {reasons}", hint=fault.hint)
         return StoreRefusedError(
-            f"{self._url.display}: {reasons}", hint="a single server that is no cluster is named redis://"
+            f"{self._url.display}: {reasons}",
+            hint=f"a single server that is no cluster is named {self._url.node(('', 0)).scheme}://",
         )
 
     def _forget_others(self, state: _State, found: SlotMap) -> list[Node]:

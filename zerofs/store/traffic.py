@@ -30,17 +30,19 @@ class Traffic:
             self._counts["requests"] += 1
             self._counts["retries"] += again
 
-    def answered(self, batch: Sequence[Found], *, first_after: float | None) -> None:
-        """Answers came; `first_after` seconds after their request where they are its first."""
+    def answered(self, batch: Sequence[Found], *, first_after: float | None) -> int:
+        """Answers came, `first_after` seconds after their request where they are its first; their bytes."""
         payloads = [len(found) for found in batch if found is not None and not isinstance(found, StoreError)]
+        size = sum(payloads)
         missing = batch.count(None)
         with self._lock:
             self._counts["chunks"] += len(payloads)
-            self._counts["bytes"] += sum(payloads)
+            self._counts["bytes"] += size
             self._counts["missing"] += missing
             self._counts["errors"] += len(batch) - len(payloads) - missing
             if first_after is not None:
                 self._first_answers.add(first_after)
+        return size
 
     def failed(self) -> None:
         """A request, or a write, ended in an error."""

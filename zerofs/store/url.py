@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from zerofs.errors import StoreConfigError
 
-CLUSTER_SCHEME = "redis-cluster"
+CLUSTER_SCHEMES = frozenset({"redis-cluster", "rediss-cluster"})
 DEFAULT_PORTS = {
     "ardb": 16379,
     "redis": 6379,
     "rediss": 6379,
-    CLUSTER_SCHEME: 6379,
+    "redis-cluster": 6379,
+    "rediss-cluster": 6379,
     "zdb": 9900,
     "http": 80,
     "https": 443,
@@ -75,8 +76,8 @@ class StoreUrl(NamedTuple):
         return ((self.host, self.port), *self.others)
 
     def node(self, address: Address) -> StoreUrl:
-        """One node of a cluster as a store of its own, with the cluster's password."""
-        return StoreUrl("redis", *address, auth=self.auth)
+        """One node of a cluster as a store of its own, with the cluster's password, and over TLS where it is."""
+        return StoreUrl(self.scheme.removesuffix("-cluster"), *address, auth=self.auth)
 
     @property
     def published(self) -> str:
@@ -145,8 +146,8 @@ def _parse(scheme: str, rest: str) -> StoreUrl:
         return StoreUrl(scheme, host, port, _unquote(path).rstrip(b"/"), auth=auth)
     if scheme == "unix" or (scheme == "zdb" and not hostport):
         return _unix_socket(scheme, hostport, path, credentials, options)
-    if scheme == CLUSTER_SCHEME:
-        return _cluster(hostport, path, _redis_auth(*credentials))
+    if scheme in CLUSTER_SCHEMES:
+        return _cluster(scheme, hostport, path, _redis_auth(*credentials))
     host, port = _host_port(hostport, DEFAULT_PORTS[scheme])
     if scheme == "zdb":
         return _zdb(StoreUrl(scheme, host, port), _namespace(path[1:]), credentials)
@@ -177,14 +178,14 @@ def _unix_socket(
     return StoreUrl(scheme, path=socket_path, database=database, auth=_redis_auth(*credentials))
 
 
-def _cluster(hosts: str, path: str, auth: tuple[bytes, ...]) -> StoreUrl:
+def _cluster(scheme: str, hosts: str, path: str, auth: tuple[bytes, ...]) -> StoreUrl:
     if _database(path[1:]):
         raise ValueError("a Redis Cluster has no databases")
-    seeds = [_host_port(each, DEFAULT_PORTS[CLUSTER_SCHEME]) for each in hosts.split(",")]
+    seeds = [_host_port(each, DEFAULT_PORTS[scheme]) for each in hosts.split(",")]
     if len(seeds) > _MAX_SEEDS:
         raise ValueError(f"a cluster is named by at most {_MAX_SEEDS} of its nodes")
     (host, port), *others = dict.fromkeys(seeds)
-    return StoreUrl(CLUSTER_SCHEME, host, port, auth=auth, others=tuple(others))
+    return StoreUrl(scheme, host, port, auth=auth, others=tuple(others))
 
 
 def _redis_auth(user: bytes, password: bytes | None) -> tuple[bytes, ...]:
