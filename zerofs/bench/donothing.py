@@ -66,6 +66,9 @@ class Zeros:
         begin, end = self._spans[name]
         return self._memory[begin:end]
 
+    def when_short(self, ask: Callable[[], None]) -> None:
+        """It never needs a page back."""
+
     def release(self) -> None:
         """End of a snapshot."""
 

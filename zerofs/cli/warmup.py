@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             return _report(args, before)
         done = _fetch(args, opened, before)
         after = look()
-        full = opened.cache.full
+        full = opened.cache.full or before.size > opened.cache.capacity
     for error in done.failures[:1]:
         output.warn(f"{len(done.failures):,} chunks could not be had: {error}")
     status = _report(args, after, fetched=done.fetched, failed=len(done.failures))
@@ -140,10 +139,20 @@ def _fetch(args: argparse.Namespace, opened: _Opened, found: Survey) -> WarmUp:
                 advance=lambda size: progress.advance(files=1, size=size),
                 rate=args.rate,
             )
-            work.run(takewhile(lambda _: not opened.cache.full, found.lacking))
+            work.run(_fitting(opened, found))
     finally:
         fetcher.close()
     return work
+
+
+def _fitting(opened: _Opened, found: Survey) -> Iterator[int]:
+    """What is lacking, as far as it fits beside what is there: no chunk is to push out another of them."""
+    room = opened.cache.capacity - found.size_here
+    for number in found.lacking:
+        room -= opened.tree.chunk(number).size
+        if room < 0 or opened.cache.full:
+            return
+        yield number
 
 
 def _files(tree: Index, paths: list[str]) -> Iterator[int]:
