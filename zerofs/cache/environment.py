@@ -21,9 +21,10 @@ from pathlib import Path
 import lmdb
 
 from zerofs.cache.compaction import compact, discard
-from zerofs.cache.datafile import Mapped, UntrustedError, open_data
+from zerofs.cache.datafile import LostPageError, Mapped, UntrustedError, open_data
 from zerofs.cache.directory import CacheDirectory
 from zerofs.cache.pins import Pins
+from zerofs.cache.size import parse_cache_size
 from zerofs.cache.usage import Usage
 from zerofs.errors import CacheError
 
@@ -74,6 +75,8 @@ class Environment:
         self._warned: set[str] = set()
         with directory.door():
             try:
+                if size_limit is None and not directory.data.exists():
+                    size_limit = parse_cache_size(None, directory.path)
                 size = 0 if size_limit is None else _whole_pages(max(size_limit, SMALLEST_MAP))
                 self.mapped = self._join_and_open(size)
             except BaseException:
@@ -237,6 +240,28 @@ def release(environment: Environment, *, keep_mapped: bool = False) -> None:
         environment.in_use |= keep_mapped
         if environment.users == 0 and _registry.pop(environment.directory.identity, None) is environment:
             environment.close()
+
+
+def give_back(path: Path) -> int | None:
+    """Write the file of the cache in `path` anew, without its free pages; the bytes of the disk that this frees.
+
+    None where somebody has it open, or it cannot be done; the old file is there then.  Raises CacheError.
+    """
+    directory = CacheDirectory(path)
+    with directory.door():
+        if directory.is_in_use() or not directory.data.is_file():
+            return None
+        discard(directory)
+        before = directory.data.stat().st_blocks
+        try:
+            mapped = open_data(directory, 0)
+            bound = mapped.env.info()["map_size"]
+            mapped.close()
+            compact(directory, bound)
+        except (UntrustedError, LostPageError, lmdb.Error, OSError) as error:
+            logger.warning("cache %s: cannot be made smaller: %s", path, error)
+            return None
+        return (before - directory.data.stat().st_blocks) * 512
 
 
 def _forget_after_fork() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -118,6 +118,23 @@ class ChunkCache:
         One transaction where they fit; near the bound in smaller pieces, so that what fits gets in.
         """
         return self._writer.write(entries)
+
+    def entries(self) -> Iterator[tuple[bytes, int]]:
+        """(name, plain bytes) of all entries, unverified; those that come or go meanwhile may be among them or not."""
+        after = b""
+        while True:
+            with self.snapshot() as snapshot:
+                names = snapshot.names(after)
+            if not names:
+                return
+            yield from names
+            after = names[-1][0]
+
+    def drop_many(self, names: Iterable[bytes]) -> None:
+        """Remove entries."""
+        for name in names:
+            self._writer.condemn(name)
+        self._writer.write(())
 
     def drop(self, name: bytes) -> None:
         """Remove an entry, if it is there."""
@@ -227,6 +244,26 @@ class Snapshot:
             return True
         guard.restore()
         return False
+
+    def names(self, after: bytes = b"", most: int = 1024) -> list[tuple[bytes, int]]:
+        """(name, plain bytes) of the first `most` entries behind `after`, by name; unverified."""
+        if self._transaction is None or self._mapped is None:
+            return []
+        take_fault()
+        found: list[tuple[bytes, int]] = []
+        try:
+            with self._transaction.cursor() as cursor:
+                if cursor.set_range(after or b"\0"):
+                    for name, value in cursor:
+                        if len(found) == most:
+                            break
+                        if bytes(name) != after:
+                            found.append((bytes(name), max(0, len(value) - entry.HEADER_SIZE)))
+        except lmdb.Error as error:
+            self._environment.trouble(self._mapped, error)
+        if take_fault():
+            self._environment.lost_page(self._mapped)
+        return found
 
     def holds(self, name: bytes) -> bool:
         """Whether there is something under `name`, unverified."""

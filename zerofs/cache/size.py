@@ -40,6 +40,11 @@ def parse_cache_size(value: str | int | None, directory: Path) -> int:
     )
 
 
+def bound_of(value: str | None, directory: Path) -> int | None:
+    """What `ChunkCache` is told: nothing where the user said nothing, so that a cache keeps its bound."""
+    return None if value is None else parse_cache_size(value, directory)
+
+
 def parse_cache_free(value: str | int | None, directory: Path) -> int:
     """Bytes of the disk that stay free, said as for `parse_cache_size`, or 0.
 

@@ -167,7 +167,7 @@ def _files(tree: Index, paths: list[str]) -> Iterator[int]:
 def _opened(args: argparse.Namespace) -> Iterator[_Opened]:
     """The tree, the cache and what leads to the chunks: those of a mount, or of a flist and ``--cache``."""
     from zerofs.cache.lmdb import ChunkCache
-    from zerofs.cache.size import parse_cache_size
+    from zerofs.cache.size import bound_of, parse_cache_free
     from zerofs.flist.load import load_flist, load_layers
     from zerofs.store.build import build_router
 
@@ -176,7 +176,11 @@ def _opened(args: argparse.Namespace) -> Iterator[_Opened]:
     loaded = [load_flist(each, state, max_size=args.max_flist_size) for each in flists]
     tree = load_layers([flist.index for flist in loaded], state)
     with ExitStack() as stack:
-        cache = ChunkCache(args.cache, size_limit=parse_cache_size(args.cache_size, args.cache))
+        cache = ChunkCache(
+            args.cache,
+            size_limit=bound_of(args.cache_size, args.cache),
+            free_limit=parse_cache_free(None, args.cache),
+        )
         stack.callback(cache.close)
         router = build_router(
             local_router,
