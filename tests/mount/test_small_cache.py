@@ -101,7 +101,7 @@ def test_pins_and_working_sets_outlive_a_stream(
     mount = mounted(small, *sizes)
     assert (mount.target / "small").read_bytes() == SMALL
     sandbox.run("zerofs", "pin", "--cache", cache, small.flist)
-    stream = mounted(large, *sizes)
+    stream = mounted(large, *sizes, target=sandbox.path / "stream")
     read_all(stream.target / "large")
     assert held(cache, 3, cache / "flists") == 3
     told = json.loads(sandbox.run("zerofs", "df", "--cache", cache, "--json").stdout)

@@ -192,8 +192,9 @@ class ChunkCache:
             return None
 
     def _condemn(self, name: bytes) -> None:
+        if not self._writer.condemn(name):
+            return  # others read it, too
         self._damaged += 1
-        self._writer.condemn(name)
         logger.info("cache %s: entry %s is damaged and will be fetched anew", self.directory, name.hex())
 
 

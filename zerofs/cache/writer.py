@@ -52,9 +52,12 @@ class Writer:
         self._patient_from = 0.0  # time.monotonic()
         self._waited = False  # for readers, since the present piece came
 
-    def condemn(self, name: bytes) -> None:
-        """Drop an entry with the next write."""
+    def condemn(self, name: bytes) -> bool:
+        """Drop an entry with the next write; False where that was to be done already."""
+        if name in self._condemned:
+            return False
         self._condemned.add(name)
+        return True
 
     def write(self, entries: Iterable[Named]) -> int:
         """Drop what is condemned and add `entries`; returns how many of them are there afterwards."""
