@@ -114,6 +114,19 @@ def test_the_cache_evicts_as_the_model(
             assert there(cache, 41) == set(model.order)
 
 
+def test_one_use_is_one_reason_to_stay(cache: ChunkCache) -> None:
+    evict = cache._writer.evictor.evict
+    mapped = cache._environment.mapped
+    assert mapped is not None
+    cache.put_many(chunks(4, 5000))
+    cache._environment.usage.use(name(0))
+    evict(mapped, 2)  # pages: one entry
+    assert there(cache, 6) == {0, 2, 3}
+    cache.put_many([chunk(4, 5000), chunk(5, 5000)])
+    evict(mapped, 6)
+    assert there(cache, 6) == {4, 5}
+
+
 def test_what_is_used_outlives_a_stream(cache: ChunkCache) -> None:
     cache.put_many(chunks(8, LARGE))
     for number in range(100, 160):
