@@ -34,7 +34,7 @@ def script(zerofs: Zerofs, tmp_path: Path) -> Path:
 
 def test_bash(script: Path) -> None:
     assert set(COMMANDS) <= completed(script, "zerofs ")
-    assert completed(script, "zerofs un") == {"unpack"}
+    assert completed(script, "zerofs un") == {"unpack", "unpin"}
     assert "--one-file-system" in completed(script, "zerofs pack --")
     assert completed(script, "zerofs pack --format ") == {"rocksdb", "sqlite", "fl"}
     assert "copy" in completed(script, "zerofs store ")

@@ -52,7 +52,7 @@ def document() -> Any:
         "write_back": {"written": 0, "dropped": 0},
         "cache": {
             "directory": "/cache", "entries": 7, "used": 1 << 20, "size_limit": 4 << 20, "stored": 5,
-            "refused": 3, "damaged": 0, "errors": 0, "replaced": 0,
+            "file": 2 << 20, "free_limit": 0, "evicted": 4, "refused": 3, "damaged": 0, "errors": 0, "replaced": 0,
         },
         "prefetch": None,
     }  # fmt: skip

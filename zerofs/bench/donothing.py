@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from zerofs._fast import Recency, WorkingSet
 from zerofs.bench.subjects import READY
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.cli.guard import guarded
@@ -52,6 +53,10 @@ class Zeros:
             self._spans[chunk.key] = (at, at + chunk.size)
             at += _rounded(chunk.size)
 
+    def working_set(self) -> WorkingSet:
+        """Nobody asks what was used."""
+        return WorkingSet(Recency())
+
     def snapshot(self) -> Zeros:
         """It never changes, so it is its own snapshot."""
         return self
@@ -60,6 +65,9 @@ class Zeros:
         """The chunk with the key `name`."""
         begin, end = self._spans[name]
         return self._memory[begin:end]
+
+    def when_short(self, ask: Callable[[], None]) -> None:
+        """It never needs a page back."""
 
     def release(self) -> None:
         """End of a snapshot."""

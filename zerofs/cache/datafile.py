@@ -3,8 +3,9 @@
 Place: below `environment`, which decides what becomes of a file that is not.
 
 Databases in it: ``chunks`` (name → entry, see `entry`), ``order`` (8-byte big-endian sequence number →
-4-byte length of the plain bytes, then the name: oldest first) and ``meta`` (``layout`` → version;
-``dropped`` → when something last was).
+4-byte big-endian length of the plain bytes, then the name: what goes first) and ``meta`` (``layout`` → version;
+``dropped`` → when something last was).  When a row's turn comes,
+its entry may be gone, or have another row further on.
 
 LMDB's own settings: no ``writemap``, so the file grows as pages are used; no ``sync``, because a commit
 that reached the kernel outlives this process whatever ends it, and a host that goes down is noticed (see
@@ -92,6 +93,8 @@ class Mapped(NamedTuple):
 def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
     """Open or make the file, with a map of `map_size` bytes or what it uses already (behind the door).
 
+    A `map_size` of 0 is what it was when it was last written to.
+
     Raises UntrustedError for a file to set aside, OSError and lmdb.Error where the host is at fault.
     """
     data = directory.data
@@ -125,6 +128,28 @@ def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
         env.close()
         raise
     return mapped
+
+
+def create(path: Path, map_size: int) -> Mapped:
+    """Make a new file at `path`, for this process alone; it is not guarded."""
+    env = lmdb.Environment(
+        str(path),
+        map_size=map_size,
+        subdir=False,
+        max_dbs=4,
+        lock=False,
+        sync=False,
+        meminit=False,
+        mode=0o600,
+    )
+    try:
+        meta, chunks, order = (env.open_db(name) for name in (b"meta", b"chunks", b"order"))
+        with env.begin(meta, write=True) as transaction:
+            transaction.put(_META_LAYOUT, LAYOUT)
+        return Mapped(env, meta, chunks, order, path.stat().st_ino, env.stat()["psize"], None, path)
+    except BaseException:
+        env.close()
+        raise
 
 
 def _guard(data: Path) -> GuardedMap | None:

@@ -1,7 +1,8 @@
 """The cache's directory: whose it is, who uses it at this moment, and what becomes of a bad file.
 
 Place: below `environment`, which opens LMDB in here.  Files: ``data.mdb`` (LMDB), ``lock.mdb``
-(LMDB's readers and writer lock), ``users.lock`` (ours), ``data.mdb.bad-…`` (set aside).
+(LMDB's readers and writer lock), ``users.lock`` (ours), ``recency`` (see `usage`), ``data.mdb.bad-…`` (set aside),
+``data.mdb.compacting`` (see `compaction`).
 
 Two locks, both released by the kernel when a process dies:
 
@@ -55,6 +56,8 @@ class CacheDirectory:
         self.path = path
         self.data = path / "data.mdb"
         self.lock = path / "lock.mdb"
+        self.compacting = path / "data.mdb.compacting"  # a new file that is to take its place
+        self.state = path / "flists"
         self._users_file = path / "users.lock"
         self._users_fd = -1
         try:
@@ -73,7 +76,10 @@ class CacheDirectory:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             deadline = time.monotonic() + DOOR_WAIT
+            progress = 0
             while not _try_flock(fd, fcntl.LOCK_EX):
+                if (written := self._compacted()) != progress:  # that may take long, as long as it goes on
+                    progress, deadline = written, time.monotonic() + DOOR_WAIT
                 if time.monotonic() > deadline:
                     raise _unusable(self.path, f"another process has kept it locked for {DOOR_WAIT:.0f} s")
                 time.sleep(0.005)
@@ -81,10 +87,11 @@ class CacheDirectory:
         finally:
             os.close(fd)
 
-    def join(self, map_size: int) -> int:
-        """Become a user (behind the door); returns the map size in bytes that all users share.
+    def join(self, map_size: int) -> tuple[int, bool]:
+        """Become a user (behind the door); the map size in bytes that all users share, and whether there are no others.
 
-        Raises CacheError, and OSError where ``users.lock`` cannot be written.
+        Who is alone says it with `declare` once it is known, where `map_size` is 0.  Raises CacheError, and
+        OSError where ``users.lock`` cannot be written.
         """
         fd = os.open(self._users_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -105,7 +112,11 @@ class CacheDirectory:
             os.close(fd)
             raise
         self._users_fd = fd
-        return ours.map_size
+        return ours.map_size, alone
+
+    def declare(self, map_size: int) -> None:
+        """Write down the map size (behind the door, alone)."""
+        _write_users(self._users_fd, Users(_boot(), _namespace(), map_size))
 
     def mark_in_use(self) -> None:
         """Put the line of the users on the disk: to be done before anything else gets written."""
@@ -118,6 +129,32 @@ class CacheDirectory:
                 os.ftruncate(self._users_fd, 0)
             os.close(self._users_fd)
             self._users_fd = -1
+
+    def is_in_use(self) -> bool:
+        """Whether any process has the cache open (behind the door)."""
+        try:
+            fd = os.open(self._users_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _try_flock(fd, fcntl.LOCK_EX)
+        finally:
+            os.close(fd)
+
+    def sync(self) -> None:
+        """Put the names in it on the disk."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _compacted(self) -> int:
+        """Grows while somebody compacts the file."""
+        try:
+            return self.compacting.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def data_inode(self) -> int:
         """The inode of the data file, 0 where there is none."""

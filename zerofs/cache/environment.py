@@ -15,12 +15,17 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 
-from zerofs.cache.datafile import Mapped, UntrustedError, open_data
+from zerofs.cache.compaction import compact, discard
+from zerofs.cache.datafile import LostPageError, Mapped, UntrustedError, open_data
 from zerofs.cache.directory import CacheDirectory
+from zerofs.cache.pins import Pins
+from zerofs.cache.size import parse_cache_size
+from zerofs.cache.usage import Usage
 from zerofs.errors import CacheError
 
 logger = logging.getLogger(__name__)
@@ -52,9 +57,12 @@ _never_closed: list[Environment] = []  # a parent process has it open, or views 
 class Environment:
     """See the module.  Made by `acquire`, given back by `release`."""
 
-    def __init__(self, directory: CacheDirectory, size_limit: int) -> None:
+    def __init__(self, directory: CacheDirectory, size_limit: int | None, floor: int) -> None:
         self.directory = directory
         self.map_size = 0  # bytes
+        self.floor = floor  # bytes of the disk that stay free
+        self.pins = Pins(directory.state)
+        self.ask_readers: Callable[[], None] = lambda: None
         self.mapped: Mapped | None = None  # None: not usable, all is served uncached
         self.users = 0
         self.in_use = False  # by who has given it back, and so for good
@@ -67,12 +75,16 @@ class Environment:
         self._warned: set[str] = set()
         with directory.door():
             try:
-                self.mapped = self._join_and_open(_whole_pages(max(size_limit, SMALLEST_MAP)))
+                if size_limit is None and not directory.data.exists():
+                    size_limit = parse_cache_size(None, directory.path)
+                size = 0 if size_limit is None else _whole_pages(max(size_limit, SMALLEST_MAP))
+                self.mapped = self._join_and_open(size)
             except BaseException:
                 directory.leave(synced=False)
                 raise
         if self.mapped is not None:  # LMDB never maps less than is in use
             self.map_size = self.mapped.env.info()["map_size"]
+        self.usage = Usage(directory.path, self.map_size)
 
     @property
     def path(self) -> Path:
@@ -135,6 +147,7 @@ class Environment:
 
     def close(self) -> None:
         """Put everything on the disk and close; what is in use is only forgotten."""
+        self.usage.close()
         mapped, self.mapped = self.mapped, None
         synced = True
         if mapped is not None:
@@ -154,8 +167,14 @@ class Environment:
     def _join_and_open(self, map_size: int) -> Mapped | None:
         """Open the file for the first time (behind the door); None where the disk does not let us."""
         try:
-            self.map_size = self.directory.join(map_size)
-            return self._open_or_replace()
+            self.map_size, alone = self.directory.join(map_size)
+            if alone:
+                discard(self.directory)
+                self._shrink()
+            mapped = self._open_or_replace()
+            if alone and not map_size:
+                self.directory.declare(mapped.env.info()["map_size"])
+            return mapped
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise CacheError(f"the cache in {self.path} cannot be opened: {error.strerror}") from error
@@ -164,6 +183,27 @@ class Environment:
             reason = str(error)
         logger.warning("cache %s: cannot be opened, all is served without it: %s", self.path, reason)
         return None
+
+    def _shrink(self) -> None:
+        """Make the file fit the map, where it is larger: with the best of it, or empty where that cannot be written."""
+        data = self.directory.data
+        if (
+            not self.map_size
+            or data.is_symlink()
+            or not data.is_file()
+            or data.stat().st_size <= self.map_size
+        ):
+            return
+        try:
+            compact(self.directory, self.map_size)
+        except UntrustedError as error:
+            self.directory.set_aside(str(error))
+        except (lmdb.Error, OSError) as error:
+            logger.warning(
+                "cache %s: cannot be made smaller (%s): starting an empty one of %d bytes",
+                *(self.path, error, self.map_size),
+            )
+            data.unlink()
 
     def _open_or_replace(self) -> Mapped:
         """Open the file (behind the door); one that is bad is set aside, and a new one made."""
@@ -174,17 +214,18 @@ class Environment:
             return open_data(self.directory, self.map_size)
 
 
-def acquire(path: Path, size_limit: int) -> Environment:
+def acquire(path: Path, size_limit: int | None, floor: int) -> Environment:
     """The environment of the directory `path`, opened where this process has not done so yet.
 
-    `size_limit` (bytes) bounds the file; who opened it first, in whatever process, decides.
+    `size_limit` (bytes; None: what it was) bounds the file; who opened it first, in whatever process, decides.  It is
+    made smaller where it has to be.  The disk keeps `floor` bytes free; of this process the first decides.
     Raises CacheError where the directory cannot be used.
     """
     directory = CacheDirectory(path)
     with _registry_lock:
         environment = _registry.get(directory.identity)
         if environment is None:
-            environment = _registry[directory.identity] = Environment(directory, size_limit)
+            environment = _registry[directory.identity] = Environment(directory, size_limit, floor)
         environment.users += 1
         return environment
 
@@ -199,6 +240,28 @@ def release(environment: Environment, *, keep_mapped: bool = False) -> None:
         environment.in_use |= keep_mapped
         if environment.users == 0 and _registry.pop(environment.directory.identity, None) is environment:
             environment.close()
+
+
+def give_back(path: Path) -> int | None:
+    """Write the file of the cache in `path` anew, without its free pages; the bytes of the disk that this frees.
+
+    None where somebody has it open, or it cannot be done; the old file is there then.  Raises CacheError.
+    """
+    directory = CacheDirectory(path)
+    with directory.door():
+        if directory.is_in_use() or not directory.data.is_file():
+            return None
+        discard(directory)
+        before = directory.data.stat().st_blocks
+        try:
+            mapped = open_data(directory, 0)
+            bound = mapped.env.info()["map_size"]
+            mapped.close()
+            compact(directory, bound)
+        except (UntrustedError, LostPageError, lmdb.Error, OSError) as error:
+            logger.warning("cache %s: cannot be made smaller: %s", path, error)
+            return None
+        return (before - directory.data.stat().st_blocks) * 512
 
 
 def _forget_after_fork() -> None:

@@ -3,10 +3,10 @@
 Place in the way of a read: the engine asks a :class:`Snapshot` first and answers from its view, without
 a copy; what is missing goes to the fetcher, whose writer thread brings it here with `put_many`.
 
-The file never exceeds its bound: what does not fit is refused, counted and served uncached.  The cache
-may be wrong or gone at any time and no error of it reaches a reader: an entry whose bytes do not match
-their checksum is not found, and dropped with the next write; where the tree itself is wrong, or LMDB says
-so, the file is set aside and an empty one takes its place (see `environment`).
+The file never exceeds its bound: the least recently used goes, and what does not fit even so is refused,
+counted and served uncached.  The cache may be wrong or gone at any time and no error of it reaches a reader:
+an entry whose bytes do not match their checksum is not found, and dropped with the next write; where the tree
+itself is wrong, or LMDB says so, the file is set aside and an empty one takes its place (see `environment`).
 
 Threads: any.  Readers take no lock; writers see `writer`.  A reader pins the pages of its snapshot, and
 the file grows meanwhile where others drop and add: release a snapshot within seconds.
@@ -14,30 +14,36 @@ the file grows meanwhile where others drop and add: release a snapshot within se
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import lmdb
 
-from zerofs._fast import take_fault
+from zerofs._fast import WorkingSet, take_fault
 from zerofs.cache import entry, environment
 from zerofs.cache.datafile import Mapped
 from zerofs.cache.environment import Environment
+from zerofs.cache.room import Room, measure
 from zerofs.cache.writer import Named, Writer
 
 logger = logging.getLogger(__name__)
+
+PAGE = mmap.PAGESIZE  # that of LMDB's files
 
 
 class CacheStats(NamedTuple):
     """What a cache holds, and what this process did with it."""
 
     entries: int
-    used: int  # bytes of the file that were ever in use
+    used: int  # bytes in use by entries and trees
+    file: int  # bytes of the file
     size_limit: int  # bytes
+    free_limit: int  # bytes of the disk that stay free
     stored: int  # entries
+    evicted: int  # entries that went for others
     refused: int  # entries that did not fit
     damaged: int  # entries that failed their check
     errors: int  # of LMDB or the disk
@@ -47,12 +53,13 @@ class CacheStats(NamedTuple):
 class ChunkCache:
     """The cache in `directory`, shared with whoever else has it open, in this process or another.
 
-    `size_limit` (bytes) bounds its file; of several users the first decides.  Raises CacheError where
-    the directory cannot be used; a bad file in it is no error.
+    `size_limit` (bytes) bounds its file; of several users the first decides, and None leaves it as it was.
+    Where the disk has less than `free_limit` bytes free, the file does not grow.  Raises CacheError where the
+    directory cannot be used; a bad file in it is no error.
     """
 
-    def __init__(self, directory: Path, *, size_limit: int) -> None:
-        self._environment = environment.acquire(directory, size_limit)
+    def __init__(self, directory: Path, *, size_limit: int | None, free_limit: int = 0) -> None:
+        self._environment = environment.acquire(directory, size_limit, free_limit)
         self._writer = Writer(self._environment)
         self._live: set[Snapshot] = set()
         self._damaged = 0
@@ -69,8 +76,19 @@ class ChunkCache:
 
     @property
     def full(self) -> bool:
-        """Whether an entry was refused and nothing has been dropped since."""
+        """Whether an entry was refused because all that is here must stay, and none has been stored since."""
         return self._writer.full
+
+    def room(self) -> int:
+        """Bytes that can be stored without letting go of anything, about."""
+        mapped = self._environment.mapped
+        room = None if mapped is None else self._room(mapped)
+        return 0 if room is None else max(0, room.left) * room.page_size
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of entries that fit into an empty cache, about; the disk may allow less."""
+        return Room(PAGE, 0, 0, self.size_limit // PAGE).left * PAGE
 
     def snapshot(self) -> Snapshot:
         """The cache as it is now, for one thread; takes about a microsecond."""
@@ -85,6 +103,10 @@ class ChunkCache:
         self._live.add(snapshot)
         return snapshot
 
+    def working_set(self) -> WorkingSet:
+        """Where one mount says what it reads: what was used lately stays longest."""
+        return self._environment.usage.working_set()
+
     def has_many(self, names: Sequence[bytes]) -> list[bool]:
         """Which of `names` are there, unverified."""
         with self.snapshot() as snapshot:
@@ -97,6 +119,23 @@ class ChunkCache:
         """
         return self._writer.write(entries)
 
+    def entries(self) -> Iterator[tuple[bytes, int]]:
+        """(name, plain bytes) of all entries, unverified; those that come or go meanwhile may be among them or not."""
+        after = b""
+        while True:
+            with self.snapshot() as snapshot:
+                names = snapshot.names(after)
+            if not names:
+                return
+            yield from names
+            after = names[-1][0]
+
+    def drop_many(self, names: Iterable[bytes]) -> None:
+        """Remove entries."""
+        for name in names:
+            self._writer.condemn(name)
+        self._writer.write(())
+
     def drop(self, name: bytes) -> None:
         """Remove an entry, if it is there."""
         self._writer.condemn(name)
@@ -104,20 +143,33 @@ class ChunkCache:
 
     def stats(self) -> CacheStats:
         mapped = self._environment.mapped
-        entries = used = 0
-        if mapped is not None:
-            with contextlib.suppress(lmdb.Error), mapped.env.begin() as transaction:
-                entries, used = transaction.stat(mapped.chunks)["entries"], mapped.used()
+        entries = used = file = 0
+        if mapped is not None and (room := self._room(mapped)) is not None:
+            entries, used, file = room.entries, room.live * room.page_size, room.file * room.page_size
         return CacheStats(
             entries,
             used,
+            file,
             self.size_limit,
+            self._environment.floor,
             self._writer.stored,
+            self._writer.evictor.evicted,
             self._writer.refused,
             self._damaged,
             self._environment.errors,
             self._environment.replaced,
         )
+
+    def shrink(self, size: int) -> int:
+        """Evict until about `size` bytes are in use, or nothing more may go; the bytes in use then."""
+        return self._writer.shrink(size // PAGE) * PAGE
+
+    def when_short(self, ask: Callable[[], None]) -> None:
+        """`ask` is called, from any thread, when the snapshots of this process keep pages that are needed.
+
+        End them soon.
+        """
+        self._environment.ask_readers = ask
 
     def close(self) -> None:
         """Give the cache up.  Where a snapshot is out, or a write does not end, the file stays mapped."""
@@ -132,9 +184,17 @@ class ChunkCache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _room(self, mapped: Mapped) -> Room | None:
+        try:
+            with mapped.env.begin() as transaction:
+                return measure(mapped, transaction, self.size_limit, self._environment.floor)
+        except lmdb.Error:
+            return None
+
     def _condemn(self, name: bytes) -> None:
+        if not self._writer.condemn(name):
+            return  # others read it, too
         self._damaged += 1
-        self._writer.condemn(name)
         logger.info("cache %s: entry %s is damaged and will be fetched anew", self.directory, name.hex())
 
 
@@ -185,6 +245,26 @@ class Snapshot:
             return True
         guard.restore()
         return False
+
+    def names(self, after: bytes = b"", most: int = 1024) -> list[tuple[bytes, int]]:
+        """(name, plain bytes) of the first `most` entries behind `after`, by name; unverified."""
+        if self._transaction is None or self._mapped is None:
+            return []
+        take_fault()
+        found: list[tuple[bytes, int]] = []
+        try:
+            with self._transaction.cursor() as cursor:
+                if cursor.set_range(after or b"\0"):
+                    for name, value in cursor:
+                        if len(found) == most:
+                            break
+                        if bytes(name) != after:
+                            found.append((bytes(name), max(0, len(value) - entry.HEADER_SIZE)))
+        except lmdb.Error as error:
+            self._environment.trouble(self._mapped, error)
+        if take_fault():
+            self._environment.lost_page(self._mapped)
+        return found
 
     def holds(self, name: bytes) -> bool:
         """Whether there is something under `name`, unverified."""

@@ -1,4 +1,4 @@
-"""How large the cache may get: what ``--cache-size`` says, in bytes."""
+"""How large the cache may get: what ``--cache-size`` and ``--cache-free`` say, in bytes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from zerofs.sizes import parse_size
 
 DEFAULT = "25%"
 DEFAULT_MOST = 64 << 30  # bytes; what the default never exceeds, however large the disk
+
+FREE = "5%"  # of the disk stays free
+FREE_MOST = 4 << 30  # bytes; what that never exceeds
 
 _PER_CENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
@@ -35,6 +38,30 @@ def parse_cache_size(value: str | int | None, directory: Path) -> int:
     raise UsageError(
         f"not a cache size: {value!r}", hint="say 10G, 512M or 25% (of the disk that holds the cache)"
     )
+
+
+def bound_of(value: str | None, directory: Path) -> int | None:
+    """What `ChunkCache` is told: nothing where the user said nothing, so that a cache keeps its bound."""
+    return None if value is None else parse_cache_size(value, directory)
+
+
+def parse_cache_free(value: str | int | None, directory: Path) -> int:
+    """Bytes of the disk that stay free, said as for `parse_cache_size`, or 0.
+
+    None is the default: a twentieth of the disk, at most 4 GiB.  Raises UsageError for anything else.
+    """
+    if value is None:
+        return min(_share_of_disk(directory, FREE.removesuffix("%")), FREE_MOST)
+    text = str(value).strip()
+    if re.fullmatch(r"0+ *%?", text):
+        return 0
+    try:
+        return parse_cache_size(text, directory)
+    except UsageError:
+        raise UsageError(
+            f"not an amount of disk space: {value!r}",
+            hint="say 2G, 5% (of the disk that holds the cache) or 0",
+        ) from None
 
 
 def _share_of_disk(directory: Path, per_cent: str) -> int:

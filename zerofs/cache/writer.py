@@ -1,9 +1,11 @@
-"""Writing to the cache: adding within the bound, and dropping what failed its check.
+"""Writing to the cache: adding within the bound, making room for it, and dropping what failed its check.
 
 Place: behind `ChunkCache.put_many`, which the fetcher's writer thread calls with a batch.
 
-The map size is the bound of the file.  LMDB cannot delete from a file without a free page, so some are
-kept in reserve, and what would need them is refused.
+The map size is the bound of the file, so that LMDB itself keeps it.  A batch that does not fit makes the
+`evictor` let go of as much, and a little more.  Where that does not help, because readers keep the pages of
+what is gone or because all that is left must stay, entries are refused and served uncached: nobody waits for
+room for longer than a moment.
 
 Threads: any; `_lock` lets one of this process write at a time, and LMDB one of all processes.
 """
@@ -19,14 +21,19 @@ from typing import Any
 import lmdb
 
 from zerofs.cache import entry
+from zerofs.cache.clock import Row
 from zerofs.cache.datafile import LostPageError, Mapped
 from zerofs.cache.environment import Environment
+from zerofs.cache.evictor import FEW, Evictor, settle
+from zerofs.cache.order import key_of, last_sequence, value_of
+from zerofs.cache.room import Room, measure, pages_for
 
-RESERVE = 32  # pages
-DROP_TOGETHER = 4  # entries; each costs a path of pages in both databases
 STOP_PATIENCE = 2.0  # seconds; another process may hold LMDB's lock for longer
-_TREE_PAGES = 8  # that one more entry may take in both databases, besides its own
-_PAGE_HEADER = 16  # bytes, LMDB's
+EVICT_TOGETHER = 4 << 20  # bytes, beside what is needed, so that not every batch has to evict
+TRIES = 6  # for one batch
+PATIENCE = 0.25  # seconds for readers that keep freed pages
+DESPAIR = 1.0  # seconds without patience after it was in vain
+_LOOK = 0.005  # seconds between looks
 
 Named = tuple[bytes, bytes | memoryview]  # name, plain bytes
 
@@ -36,16 +43,21 @@ class Writer:
 
     def __init__(self, environment: Environment) -> None:
         self.stored = self.refused = 0
-        self.full = False  # an entry was refused and nothing has been dropped since
+        self.full = False  # an entry was refused, as nothing may go for it, and none has been stored since
+        self.evictor = Evictor(environment)
         self._environment = environment
         self._lock = threading.Lock()
         self._condemned: set[bytes] = set()
         self._stopped = False
-        self._freed = 0  # pages of dropped entries that a refused one may find
+        self._patient_from = 0.0  # time.monotonic()
+        self._waited = False  # for readers, since the present piece came
 
-    def condemn(self, name: bytes) -> None:
-        """Drop an entry with the next write."""
+    def condemn(self, name: bytes) -> bool:
+        """Drop an entry with the next write; False where that was to be done already."""
+        if name in self._condemned:
+            return False
         self._condemned.add(name)
+        return True
 
     def write(self, entries: Iterable[Named]) -> int:
         """Drop what is condemned and add `entries`; returns how many of them are there afterwards."""
@@ -57,15 +69,23 @@ class Writer:
             self._attempt(self._drop_condemned)
             while pieces:
                 piece = pieces.pop()
-                added = self._attempt(self._add, piece) if piece else 0
+                added = self._store(piece) if piece else 0
                 if added is not None:
                     present += added
                 elif len(piece) > 1:
                     half = len(piece) // 2
                     pieces += [piece[half:], piece[:half]]
                 else:
-                    self._refuse()
+                    self.refused += 1
         return present
+
+    def shrink(self, pages: int) -> int:
+        """Evict until no more than `pages` pages are in use, the trees' included; how many that are then."""
+        with self._lock:
+            while (live := self._live()) > pages:
+                if not self._attempt(lambda mapped, more=live - pages: self.evictor.evict(mapped, more)):
+                    break
+        return live
 
     def stop(self) -> bool:
         """Let no more writes begin; whether none is under way, after waiting a moment for one that is."""
@@ -73,6 +93,17 @@ class Writer:
         return self._lock.acquire(timeout=STOP_PATIENCE)
 
     # -- under _lock -------------------------------------------------------------------------
+
+    def _store(self, piece: list[Named]) -> int | None:
+        """Add `piece`, after making room for it where that is needed.  None where it does not fit."""
+        self._waited = False
+        for attempt in range(TRIES):
+            added = self._attempt(self._add, piece)
+            if added is not None:
+                return added
+            if not self._attempt(self._make_room, piece, attempt):
+                break
+        return None
 
     def _attempt(self, write: Callable[..., int | None], *arguments: object) -> int | None:
         """Run `write` on the open file.  Entries written; 0 after an error, None where they do not fit."""
@@ -94,60 +125,98 @@ class Writer:
     def _drop_condemned(self, mapped: Mapped) -> int:
         """Drop them a few at a time: each transaction has to do with the reserve."""
         while self._condemned:
-            group = list(islice(self._condemned, DROP_TOGETHER))
+            group = list(islice(self._condemned, FEW))
             with mapped.writing(mapped.chunks) as transaction:
-                freed = sum(_delete(transaction, mapped, name) for name in group)
+                for name in group:
+                    transaction.delete(name)  # its row in the order goes when its turn comes
             self._condemned.difference_update(group)
-            if freed:
-                # LMDB gives pages out again only two transactions after they were freed.
-                with mapped.writing(mapped.meta) as transaction:
-                    transaction.put(b"dropped", time.time_ns().to_bytes(8, "big"))
-                self._freed += freed
-                self.full = False
+            settle(mapped)
+            self.full = False
         return 0
 
     def _add(self, mapped: Mapped, piece: list[Named]) -> int | None:
         """One transaction that adds what is missing; None where it would not fit."""
-        if not self._fits(mapped, piece):
-            return None
         with mapped.writing(mapped.chunks) as transaction:
-            first = _last_sequence(transaction, mapped) + 1
+            missing = self._missing(transaction, piece)
+            if not missing:
+                return len(piece)
+            if self._needed(mapped, missing) > self._room(mapped, transaction).left:
+                return None
+            first = last_sequence(transaction, mapped) + 1
+            places = [
+                (key_of(number), value_of(Row(number, name, len(plain))))
+                for number, (name, plain) in enumerate(missing, first)
+            ]
             with transaction.cursor() as chunks, transaction.cursor(mapped.order) as order:
-                held = {bytes(name) for name, _ in chunks.getmulti([name for name, _ in piece])}
-                # in the order of arrival, which is that of the file's pages: what is read together lies together
-                missing = [(name, plain) for name, plain in _distinct(piece) if name not in held]
-                numbered = list(enumerate(missing, first))
-                chunks.putmulti(
-                    [(name, entry.pack(name, plain, number)) for number, (name, plain) in numbered]
-                )
-                order.putmulti(
-                    [(number.to_bytes(8, "big"), _row(name, plain)) for number, (name, plain) in numbered],
-                    append=True,
-                )
+                chunks.putmulti([(name, entry.pack(name, plain)) for name, plain in missing])
+                order.putmulti(places, append=True)
         self.stored += len(missing)
+        self.full = False
         return len(piece)
 
-    def _fits(self, mapped: Mapped, piece: list[Named]) -> bool:
-        """Whether `piece` leaves the reserve alone, or can go where dropped entries were."""
-        needed = sum(_pages(len(plain), mapped) for _, plain in piece)
-        left = (self._environment.map_size - mapped.used()) // mapped.page_size - RESERVE
-        if needed + _TREE_PAGES * len(piece) <= left:
-            return True
-        if needed > self._freed:
+    def _missing(self, transaction: lmdb.Transaction[Any], piece: list[Named]) -> list[Named]:
+        """What is not there, in the order of arrival: that of the file's pages, so neighbours lie together."""
+        with transaction.cursor() as chunks:
+            held = {bytes(name) for name, _ in chunks.getmulti([name for name, _ in piece])}
+        return [(name, plain) for name, plain in _distinct(piece) if name not in held]
+
+    def _make_room(self, mapped: Mapped, piece: list[Named], attempt: int) -> bool:
+        """Evict for `piece`; whether there is sense in trying once more to add it."""
+        with mapped.env.begin() as transaction:
+            room = self._room(mapped, transaction)
+        needed = self._needed(mapped, piece)
+        if len(piece) > 1 and needed > room.bound // 4:
+            return False  # in smaller pieces
+        lacking = needed - room.left
+        more = min(EVICT_TOGETHER // mapped.page_size, room.slack)
+        if lacking <= 0:
+            # It should have fitted: readers keep what is free, or no run of free pages is long enough.
+            if not self._waited:
+                self._waited = True
+                if self._await_readers(mapped):
+                    return True
+            return self.evictor.evict(mapped, more << attempt) > 0
+        freed = self.evictor.evict(mapped, lacking + more)
+        if freed < lacking:
+            self._say_full(room)
+        return freed >= lacking
+
+    def _say_full(self, room: Room) -> None:
+        self.full = True
+        size = room.bound * room.page_size
+        self._environment.warn_once(
+            "full", f"full at {size} bytes, and nothing in it may go; what is not in it is served without it"
+        )
+
+    def _await_readers(self, mapped: Mapped) -> bool:
+        """Ask the readers of this process to end their snapshots; whether all have, after a moment."""
+        if time.monotonic() < self._patient_from:
             return False
-        self._freed -= needed
+        mapped.env.reader_check()
+        settle(mapped)
+        since = mapped.env.info()["last_txnid"]
+        settle(mapped)
+        end = time.monotonic() + PATIENCE
+        self._environment.ask_readers()
+        while _oldest_reader(mapped) < since:
+            if time.monotonic() > end:
+                self._patient_from = time.monotonic() + DESPAIR
+                return False
+            time.sleep(_LOOK)
         return True
 
-    def _refuse(self) -> None:
-        self.refused += 1
-        self.full = True
-        size = self._environment.map_size
-        self._environment.warn_once("full", f"full at {size} bytes; what is not in it is served without it")
+    def _needed(self, mapped: Mapped, piece: list[Named]) -> int:
+        return pages_for([len(plain) for _, plain in piece], mapped.page_size)
 
+    def _room(self, mapped: Mapped, transaction: lmdb.Transaction[Any]) -> Room:
+        return measure(mapped, transaction, self._environment.map_size, self._environment.floor)
 
-def _pages(length: int, mapped: Mapped) -> int:
-    """Pages of an entry with `length` plain bytes."""
-    return -(-(length + entry.HEADER_SIZE + _PAGE_HEADER) // mapped.page_size)
+    def _live(self) -> int:
+        mapped = self._environment.mapped
+        if mapped is None:
+            return 0
+        with mapped.env.begin() as transaction:
+            return self._room(mapped, transaction).live
 
 
 def _distinct(piece: list[Named]) -> Iterable[Named]:
@@ -158,25 +227,8 @@ def _distinct(piece: list[Named]) -> Iterable[Named]:
     return entries.items()
 
 
-def _row(name: bytes, plain: bytes | memoryview) -> bytes:
-    """An entry's row in the order of arrival."""
-    return len(plain).to_bytes(4, "big") + name
-
-
-def _last_sequence(transaction: lmdb.Transaction[Any], mapped: Mapped) -> int:
-    with transaction.cursor(mapped.order) as cursor:
-        return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
-
-
-def _delete(transaction: lmdb.Transaction[Any], mapped: Mapped, name: bytes) -> int:
-    """Remove an entry and its row in the order; returns the pages that this sets free."""
-    value = transaction.get(name)
-    if value is None:
-        return 0
-    sequence = entry.sequence_of(value).to_bytes(8, "big")
-    pages = _pages(len(value) - entry.HEADER_SIZE, mapped)
-    row = transaction.get(sequence, db=mapped.order)
-    if row is not None and row[4:] == name:
-        transaction.delete(sequence, db=mapped.order)
-    transaction.delete(name)
-    return pages
+def _oldest_reader(mapped: Mapped) -> float:
+    """The transaction that the oldest snapshot of all processes shows; infinite where there is none."""
+    lines = mapped.env.readers().splitlines()[1:]
+    numbers = [line.split()[2] for line in lines if len(line.split()) == 3]
+    return min((int(number) for number in numbers if number.isdecimal()), default=float("inf"))

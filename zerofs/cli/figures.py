@@ -200,7 +200,8 @@ def _cache(cache: Mapping[str, Any]) -> Iterator[str]:
     yield f"cache  {shown(os.fsencode(cache['directory']))}"
     share = percent(cache["used"], cache["size_limit"])
     yield f"  {cache['entries']:,} chunks, {size(cache['used'])} of {size(cache['size_limit'])} ({share})"
-    yield f"  {cache['stored']:,} stored by this mount"
+    evicted = f", {cache['evicted']:,} evicted for them" if cache["evicted"] else ""
+    yield f"  {cache['stored']:,} stored by this mount{evicted}"
     troubles = {
         "refused": "did not fit",
         "damaged": "damaged",

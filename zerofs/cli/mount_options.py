@@ -33,6 +33,7 @@ _VALUES = frozenset(
         "prefetch-rate",
         "timeout",
         "cache-size",
+        "cache-free",
         "rw-size",
         "max-flist-size",
     ]
@@ -119,6 +120,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--cache-size",
         metavar="SIZE",
         help="bound of the cache: bytes with a suffix, or per cent of the disk (default: 25%%, at most 64G)",
+    )
+    add(
+        "--cache-free",
+        metavar="SIZE",
+        help="disk space that the cache leaves free: bytes, per cent of the disk, or 0 (default: 5%%, at most 4G)",
     )
     add(
         "--rw-size",
@@ -240,6 +246,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         complete=None if args.complete is None or args.prefetch == "off" else parse_size(args.complete),
         timeout=args.timeout,
         cache_size=args.cache_size,
+        cache_free=args.cache_free,
         rw_size=args.rw_size,
         allow_unverified=args.allow_unverified,
         max_flist_size=None if args.max_flist_size is None else parse_size(args.max_flist_size),

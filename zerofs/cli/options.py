@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerofs.errors import UsageError
+from zerofs.errors import CacheError, UsageError
 from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ def add_flist_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="keep the compiled index there, as a mount with --cache does",
     )
+    add_max_flist_size(parser)
+
+
+def add_max_flist_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-flist-size",
         type=parse_size,
@@ -180,9 +184,21 @@ def positive_number(text: str) -> float:
 
 def _opened_cache(directory: Path) -> ChunkCache:
     from zerofs.cache.lmdb import ChunkCache
-    from zerofs.cache.size import parse_cache_size
+    from zerofs.cache.size import parse_cache_free
 
-    return ChunkCache(directory, size_limit=parse_cache_size(None, directory))
+    return ChunkCache(directory, size_limit=None, free_limit=parse_cache_free(None, directory))
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """For a command about a cache that is there."""
+    parser.add_argument("--cache", type=Path, metavar="DIR", required=True, help="the cache directory")
+
+
+def existing_cache(directory: Path) -> ChunkCache:
+    """The cache in `directory` as it is.  Raises CacheError where there is none."""
+    if not (directory / "data.mdb").exists():
+        raise CacheError(f"there is no cache in {directory}", hint="name the --cache of a mount")
+    return _opened_cache(directory)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             return _report(args, before)
         done = _fetch(args, opened, before)
         after = look()
-        full = opened.cache.full
+        full = opened.cache.full or before.size > opened.cache.capacity
     for error in done.failures[:1]:
         output.warn(f"{len(done.failures):,} chunks could not be had: {error}")
     status = _report(args, after, fetched=done.fetched, failed=len(done.failures))
@@ -140,10 +139,20 @@ def _fetch(args: argparse.Namespace, opened: _Opened, found: Survey) -> WarmUp:
                 advance=lambda size: progress.advance(files=1, size=size),
                 rate=args.rate,
             )
-            work.run(takewhile(lambda _: not opened.cache.full, found.lacking))
+            work.run(_fitting(opened, found))
     finally:
         fetcher.close()
     return work
+
+
+def _fitting(opened: _Opened, found: Survey) -> Iterator[int]:
+    """What is lacking, as far as it fits beside what is there: no chunk is to push out another of them."""
+    room = opened.cache.capacity - found.size_here
+    for number in found.lacking:
+        room -= opened.tree.chunk(number).size
+        if room < 0 or opened.cache.full:
+            return
+        yield number
 
 
 def _files(tree: Index, paths: list[str]) -> Iterator[int]:
@@ -158,7 +167,7 @@ def _files(tree: Index, paths: list[str]) -> Iterator[int]:
 def _opened(args: argparse.Namespace) -> Iterator[_Opened]:
     """The tree, the cache and what leads to the chunks: those of a mount, or of a flist and ``--cache``."""
     from zerofs.cache.lmdb import ChunkCache
-    from zerofs.cache.size import parse_cache_size
+    from zerofs.cache.size import bound_of, parse_cache_free
     from zerofs.flist.load import load_flist, load_layers
     from zerofs.store.build import build_router
 
@@ -167,7 +176,11 @@ def _opened(args: argparse.Namespace) -> Iterator[_Opened]:
     loaded = [load_flist(each, state, max_size=args.max_flist_size) for each in flists]
     tree = load_layers([flist.index for flist in loaded], state)
     with ExitStack() as stack:
-        cache = ChunkCache(args.cache, size_limit=parse_cache_size(args.cache_size, args.cache))
+        cache = ChunkCache(
+            args.cache,
+            size_limit=bound_of(args.cache_size, args.cache),
+            free_limit=parse_cache_free(None, args.cache),
+        )
         stack.callback(cache.close)
         router = build_router(
             local_router,

@@ -5,6 +5,7 @@ State lives in one directory, ``flists`` beside the chunk cache, shared by all m
 - ``<content hash>.index-<version>``: compiled indexes;
 - ``<digest>.json``: what a digest of the database's bytes led to: the content hash, the router and
   the routes that came with it, and the owners that were resolved on this host;
+- ``<content hash>.pin``: its chunks stay in the cache (see `zerofs.cache.pins`);
 - ``<content hash>.profile``: what mounts of it want first (see `zerofs.prefetch.profile`);
 - ``seen-<nn>.json``: a digest, and what its files looked like; 256 of them at the most.
 
@@ -168,7 +169,7 @@ def _build(reader: FlistReader, state: Path) -> Index:
 
     tables = compile_flist(reader)
     content = tables.content_hash()
-    path = _index_path(state, content.hex())
+    path = index_path(state, content.hex())
     try:
         write_index(tables, path, content)
         del tables  # the map takes their place; both at once would be twice the memory
@@ -180,7 +181,7 @@ def _build(reader: FlistReader, state: Path) -> Index:
 
 def _mapped(state: Path, content: str) -> Index | None:
     try:
-        return Index.open(_index_path(state, content))
+        return Index.open(index_path(state, content))
     except FileNotFoundError:
         return None
     except (OSError, FlistCorruptError) as error:
@@ -188,7 +189,8 @@ def _mapped(state: Path, content: str) -> Index | None:
         return None
 
 
-def _index_path(state: Path, content: str) -> Path:
+def index_path(state: Path, content: str) -> Path:
+    """Where the compiled index of the flist with this content hash (hexadecimal digits) lies, if it is there."""
     return state / f"{content}.index-{VERSION}"
 
 

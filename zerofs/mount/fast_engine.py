@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 WORKERS = max(2, min(8, os.cpu_count() or 2))
 _OLDEST_KERNEL = (5, 1)  # the first one that opens directories by itself
 _TICK = 1.0  # seconds; a generation lasts that long, and a late read is noticed that late
+_SHORT_TICK = 0.01  # seconds, when the cache needs the pages that a generation keeps
 _END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy and is only detached
 _SIGKILL_BIT = 1 << 8
 
@@ -70,6 +71,8 @@ class FastEngine:
         )
         self._change = threading.Lock()  # around what replaces the engine's view
         self._stopping = threading.Event()
+        self._wake = threading.Event()  # the tick is to come at once
+        served.cache.when_short(self._wake.set)
         self._threads: list[threading.Thread] = []
         self._serving = 0
 
@@ -106,7 +109,10 @@ class FastEngine:
             self._served.fetcher.expire,
             self._engine.give_up_killed,
         )
-        while not self._stopping.wait(_TICK):
+        while not self._stopping.is_set():
+            if self._wake.wait(_TICK):
+                self._wake.clear()
+                self._stopping.wait(_SHORT_TICK)  # whoever asks all the time is not heard more often
             for step in steps:
                 try:
                     step()
@@ -140,6 +146,7 @@ class FastEngine:
 
     def close(self) -> None:
         self._stopping.set()
+        self._wake.set()
         self._engine.fail_parked()
         deadline = time.monotonic() + _END_TIMEOUT
         for thread in self._threads:

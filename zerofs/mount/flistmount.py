@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs.cache.lmdb import ChunkCache
-from zerofs.cache.size import parse_cache_size
+from zerofs.cache.size import bound_of, parse_cache_free
 from zerofs.chunk.codec import cache_name
 from zerofs.errors import MountError, ZerofsError
 from zerofs.fetch.background import shared_background
@@ -188,8 +188,9 @@ class FlistMount:
 
     def _make_served(self, flists: Sequence[LoadedFlist]) -> Served:
         options = self._options
-        size_limit = parse_cache_size(options.cache_size, self._directory)
-        cache = ChunkCache(self._directory, size_limit=size_limit)
+        size_limit = bound_of(options.cache_size, self._directory)
+        free_limit = parse_cache_free(options.cache_free, self._directory)
+        cache = ChunkCache(self._directory, size_limit=size_limit, free_limit=free_limit)
         self._closers.append(cache.close)
         self._router = build_router(
             options.local_router,

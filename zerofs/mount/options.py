@@ -32,6 +32,7 @@ class MountOptions(NamedTuple):
     complete: int | None = None  # bytes a second at which the rest of the image is fetched; None: not
     timeout: float = DEFAULT_TIMEOUT  # seconds that a read may wait
     cache_size: str | None = None  # as the user wrote it: bytes with a suffix, or per cent of the disk
+    cache_free: str | None = None  # as the user wrote it: what the cache leaves free of its disk
     rw_size: str | None = None
     allow_unverified: bool = False
     max_flist_size: int | None = None  # bytes

@@ -173,5 +173,5 @@ class Completion:
         return [number for number, size in lacking_sizes(tree, self._cache, numbers) if size]
 
     def _is_full(self) -> bool:
-        stats = self._cache.stats()
-        return self._cache.full or stats.used > stats.size_limit * (1 - ROOM)
+        """Whether more would not fit, or push out what others may want: what nobody asked for is not worth that."""
+        return self._cache.full or self._cache.room() < self._cache.capacity * ROOM

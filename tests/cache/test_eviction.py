@@ -1,0 +1,418 @@
+"""Eviction: the bound holds, what is used, held and pinned stays longest, and processes agree without talking."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.cache.support import chunk, chunks, contents
+from zerofs.cache.clock import Row, Standing, sweep
+from zerofs.cache.lmdb import ChunkCache
+
+SIZE = 16 << 20
+LARGE = 512 * 1024
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def name(number: int) -> bytes:
+    return chunk(number, 0)[0]
+
+
+def there(cache: ChunkCache, count: int) -> set[int]:
+    return {number for number, held in enumerate(cache.has_many([name(n) for n in range(count)])) if held}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ChunkCache]:
+    with ChunkCache(tmp_path / "cache", size_limit=SIZE) as opened:
+        yield opened
+
+
+# -- the clock -----------------------------------------------------------------------------
+
+
+@given(
+    standings=st.lists(st.sampled_from(Standing), max_size=40),
+    needed=st.integers(0, 30),
+    most=st.integers(1, 20),
+    yielding=st.sampled_from([Standing.IDLE, Standing.HELD]),
+)
+def test_a_sweep_takes_the_first_that_may_go(
+    standings: list[Standing], needed: int, most: int, yielding: Standing
+) -> None:
+    order = [Row(n, name(n), n % 3 + 1) for n in range(len(standings))]
+    by_name = {row.name: standing for row, standing in zip(order, standings, strict=True)}
+    swept = sweep(
+        order, by_name.__getitem__, weigh=lambda row: row.length, needed=needed, most=most, yielding=yielding
+    )
+    may_go = [row for row in order if by_name[row.name] <= yielding]
+    count = 0
+    while count < len(may_go) and count < most and sum(row.length for row in may_go[:count]) < needed:
+        count += 1
+    assert swept.victims == may_go[:count]
+    enough = count == most or sum(row.length for row in swept.victims) >= needed
+    end = len(order) if not enough else (swept.victims[-1].sequence + 1 if swept.victims else 0)
+    assert swept.passed == [row for row in order[:end] if row not in swept.victims]
+
+
+class Model:
+    """The clock over a plain list."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        self.used: set[int] = set()
+
+    def evict(self, many: int) -> None:
+        while many and self.order:
+            first = self.order.pop(0)
+            if first in self.used:
+                self.used.discard(first)
+                self.order.append(first)
+            else:
+                many -= 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("use"), st.integers(0, 40)),
+            st.tuples(st.just("put"), st.integers(0, 40)),
+            st.tuples(st.just("evict"), st.integers(1, 5)),
+        ),
+        max_size=60,
+    )
+)
+def test_the_cache_evicts_as_the_model(
+    steps: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = Model()
+    with ChunkCache(tmp_path_factory.mktemp("cache"), size_limit=SIZE) as cache:
+        for what, number in steps:
+            if what == "put":
+                cache.put_many([chunk(number, 5000)])
+                if number not in model.order:
+                    model.order.append(number)
+            elif what == "use":
+                cache._environment.usage.use(name(number))
+                model.used.add(number)
+            else:
+                mapped = cache._environment.mapped
+                assert mapped is not None
+                cache._writer.evictor._resume = 0.0
+                cache._writer.evictor.evict(mapped, 2 * number)  # each has two pages
+                model.evict(number)
+            assert there(cache, 41) == set(model.order)
+
+
+def test_one_use_is_one_reason_to_stay(cache: ChunkCache) -> None:
+    evict = cache._writer.evictor.evict
+    mapped = cache._environment.mapped
+    assert mapped is not None
+    cache.put_many(chunks(4, 5000))
+    cache._environment.usage.use(name(0))
+    evict(mapped, 2)  # pages: one entry
+    assert there(cache, 6) == {0, 2, 3}
+    cache.put_many([chunk(4, 5000), chunk(5, 5000)])
+    evict(mapped, 6)
+    assert there(cache, 6) == {4, 5}
+
+
+def test_what_is_used_outlives_a_stream(cache: ChunkCache) -> None:
+    cache.put_many(chunks(8, LARGE))
+    for number in range(100, 160):
+        for each in range(4):
+            cache._environment.usage.use(name(each))
+        cache.put_many([chunk(number, LARGE)])
+    assert there(cache, 8) == {0, 1, 2, 3}
+
+
+def test_what_a_live_mount_holds_outlives_a_stream_that_is_used_too(cache: ChunkCache) -> None:
+    cache.put_many(chunks(8, LARGE))
+    working = cache.working_set()
+    working.grow(8)
+    for each in range(4):
+        working.found(each, name(each), LARGE)
+    cache._environment.usage.hold()
+    for number in range(100, 160):
+        cache.put_many([chunk(number, LARGE)])
+        cache._environment.usage.use(name(number))
+    assert there(cache, 8) == {0, 1, 2, 3}
+    assert cache.stats().refused == 0
+
+
+def test_where_all_is_held_something_goes_nevertheless(cache: ChunkCache) -> None:
+    sets = [cache.working_set() for _ in range(4)]
+    for number in range(60):
+        cache.put_many([chunk(number, LARGE)])
+        working = sets[number % 4]
+        working.grow(60)
+        working.found(number, name(number), LARGE)
+        cache._environment.usage.hold()
+    assert cache.has_many([name(59)]) == [True]
+    assert cache.stats().evicted > 20
+
+
+def pin_all_of(cache: ChunkCache, names: set[bytes]) -> None:
+    cache._environment.pins.is_pinned = lambda: names.__contains__  # type: ignore[method-assign]
+
+
+def test_what_is_pinned_stays_and_where_all_is_pinned_the_rest_is_refused(
+    cache: ChunkCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.put_many(chunks(8, LARGE))
+    pin_all_of(cache, {name(number) for number in range(60)})
+    for number in range(100, 160):
+        assert cache.put_many([chunk(number, LARGE)]) == 1
+    assert there(cache, 100) == set(range(8))
+    for number in range(8, 60):
+        cache.put_many([chunk(number, LARGE)])
+    assert cache.full and cache.stats().refused > 20
+    assert len(caplog.records) == 1 and "full at" in caplog.text
+    pin_all_of(cache, set())
+    cache._writer.evictor._resume = 0.0
+    assert cache.put_many([chunk(200, LARGE)]) == 1
+    assert not cache.full
+
+
+# -- readers and the bound -----------------------------------------------------------------
+
+
+def test_a_reader_that_stays_costs_room_and_nothing_else(cache: ChunkCache) -> None:
+    cache.put_many(chunks(20, LARGE))
+    with cache.snapshot() as old:
+        views = {number: old.find(name(number)) for number in range(20)}
+        begun = time.monotonic()
+        for number in range(100, 150):
+            cache.put_many([chunk(number, LARGE)])
+        assert time.monotonic() - begun < 30
+        assert cache.stats().refused > 0
+        for number, view in views.items():
+            assert view == chunk(number, LARGE)[1]
+    for number in range(150, 200):
+        cache._writer._patient_from = 0.0
+        assert cache.put_many([chunk(number, LARGE)]) == 1
+    assert (cache.directory / "data.mdb").stat().st_size <= SIZE
+    assert cache.stats().errors == cache.stats().replaced == 0
+
+
+def test_a_reader_that_is_asked_to_go_costs_nothing(cache: ChunkCache) -> None:
+    held = [cache.snapshot()]
+    asked = []
+
+    def renew() -> None:
+        asked.append(1)
+        held.pop().release()
+        held.append(cache.snapshot())
+
+    cache.when_short(renew)
+    for number in range(100):
+        assert held[0].find(b"nothing") is None
+        assert cache.put_many([chunk(number, LARGE)]) == 1
+    assert 0 < len(asked) < 100
+    held[0].release()
+
+
+# -- the floor -----------------------------------------------------------------------------
+
+
+def test_the_file_does_not_grow_where_the_disk_has_no_more_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+    free = [1 << 30]
+
+    class Disk:
+        f_frsize = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return free[0]
+
+    monkeypatch.setattr("zerofs.cache.room.os.statvfs", lambda path: Disk())
+    assert real.f_bavail > 0
+    with ChunkCache(tmp_path, size_limit=SIZE, free_limit=100 << 20) as cache:
+        cache.put_many(chunks(10, LARGE))
+        size = (tmp_path / "data.mdb").stat().st_size
+        free[0] = 100 << 20
+        for number in range(100, 140):
+            assert cache.put_many([chunk(number, LARGE)]) == 1
+        assert (tmp_path / "data.mdb").stat().st_size <= size + 2 * LARGE
+        assert cache.stats().evicted > 20
+        free[0] = 1 << 30
+        for number in range(200, 300):
+            cache.put_many([chunk(number, LARGE)])
+        assert (tmp_path / "data.mdb").stat().st_size > SIZE * 0.85
+        assert cache.stats().free_limit == 100 << 20
+
+
+# -- another size --------------------------------------------------------------------------
+
+
+def test_a_smaller_bound_keeps_what_is_worth_most(tmp_path: Path) -> None:
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(24, LARGE))
+        cache._environment.usage.use(name(3))
+    with ChunkCache(tmp_path, size_limit=4 << 20) as cache:
+        assert cache.size_limit == 4 << 20
+        assert (tmp_path / "data.mdb").stat().st_size <= 4 << 20
+        kept = there(cache, 24)
+        assert 3 in kept and kept - {3} == set(range(24 - len(kept) + 1, 24)) and len(kept) >= 5
+        assert {plain for _, plain in contents(cache, 24)} == {chunk(n, LARGE)[1] for n in kept}
+        for number in range(100, 120):
+            assert cache.put_many([chunk(number, LARGE)]) == 1
+        assert (tmp_path / "data.mdb").stat().st_size <= 4 << 20
+    with ChunkCache(tmp_path, size_limit=2 * SIZE) as cache:
+        for number in range(200, 300):
+            assert cache.put_many([chunk(number, LARGE)]) == 1
+        assert SIZE < (tmp_path / "data.mdb").stat().st_size <= 2 * SIZE
+    assert not list(tmp_path.glob("*compacting*")) and not list(tmp_path.glob("*bad*"))
+
+
+def test_who_names_no_bound_leaves_it_as_it_was(tmp_path: Path) -> None:
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(2, LARGE))
+    with ChunkCache(tmp_path, size_limit=None) as cache:
+        assert cache.size_limit == SIZE
+        out = run(
+            "with ChunkCache(Path(sys.argv[1]), size_limit=1 << 30) as cache: print(cache.size_limit)",
+            tmp_path,
+        ).communicate(timeout=60)[0]
+        assert int(out) == SIZE
+
+
+def test_a_full_disk_costs_a_shrinking_cache_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(24, LARGE))
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zerofs.cache.compaction._copy", full)
+    with ChunkCache(tmp_path, size_limit=4 << 20) as cache:
+        assert cache.put_many(chunks(2, LARGE)) == 2
+        assert (tmp_path / "data.mdb").stat().st_size <= 4 << 20
+    assert "cannot be made smaller" in caplog.text and not list(tmp_path.glob("*compacting*"))
+
+
+# -- processes -----------------------------------------------------------------------------
+
+PREAMBLE = """
+import os, sys, random, time
+from pathlib import Path
+from tests.cache.support import chunk, chunks, contents
+from zerofs.cache.lmdb import ChunkCache
+"""
+
+CHURN = """
+chance = random.Random(int(sys.argv[2]))
+with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
+    print("ready", flush=True)
+    end = time.monotonic() + float(sys.argv[3])
+    while time.monotonic() < end:
+        first = chance.randrange(300)
+        cache.put_many([chunk(n, 4096 * (n % 60) + 1) for n in range(first, first + 4)])
+        number = chance.randrange(300)
+        with cache.snapshot() as snapshot:
+            view = snapshot.find(chunk(number, 0)[0])
+            if view is not None:
+                assert view == chunk(number, 4096 * (number % 60) + 1)[1], number
+            if chance.random() < 0.1:
+                cache.put_many([chunk(chance.randrange(300), 1)][:0])
+                time.sleep(0.02)
+                assert view is None or view == chunk(number, 4096 * (number % 60) + 1)[1], number
+    stats = cache.stats()
+    assert stats.errors == stats.replaced == stats.damaged == 0, stats
+    print(stats.evicted, flush=True)
+"""
+
+
+def run(program: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def test_processes_that_evict_at_once_agree(tmp_path: Path) -> None:
+    running = [run(CHURN, tmp_path, seed, 4) for seed in range(3)]
+    sizes = []
+    while any(process.poll() is None for process in running):
+        if (tmp_path / "data.mdb").exists():
+            sizes.append((tmp_path / "data.mdb").stat().st_size)
+        time.sleep(0.05)
+    outputs = [process.communicate()[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sum(int(output[-1]) for output in outputs) > 100
+    assert max(sizes) <= SIZE
+
+
+def killed(program: str, delay: float, *arguments: object) -> None:
+    process = run(program, *arguments)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_sigkill_while_evicting_needs_no_repair(tmp_path: Path) -> None:
+    for seed in range(6):
+        killed(CHURN, 0.3 + 0.1 * seed, tmp_path, seed, 60)
+        with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+            for number in range(300):
+                with cache.snapshot() as snapshot:
+                    view = snapshot.find(name(number))
+                    assert view is None or view == chunk(number, 4096 * (number % 60) + 1)[1]
+            for number in range(1000, 1040):
+                assert cache.put_many([chunk(number, LARGE)]) == 1
+            assert cache.stats().errors == cache.stats().damaged == 0
+    assert not list(tmp_path.glob("*bad*"))
+
+
+SHRINK = """
+from zerofs.cache import compaction
+before = compaction._copy
+def slow(old, new, chosen):
+    for row in chosen:
+        before(old, new, [row])
+        print("copied", flush=True)
+        time.sleep(0.05)
+compaction._copy = slow
+ChunkCache(Path(sys.argv[1]), size_limit=8 << 20)
+"""
+
+
+def test_sigkill_while_shrinking_leaves_the_old_file(tmp_path: Path) -> None:
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(24, LARGE))
+    killed(SHRINK, 0.2, tmp_path)
+    assert (tmp_path / "data.mdb.compacting").exists()
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        assert contents(cache, 24) == chunks(24, LARGE)
+    assert not (tmp_path / "data.mdb.compacting").exists()
+
+
+def test_a_long_compaction_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerofs.cache.directory.DOOR_WAIT", 0.5)
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many(chunks(24, LARGE))
+    process = run(SHRINK.replace("0.05", "0.15"), tmp_path)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        assert cache.has_many([name(23)]) == [True]
+    assert process.wait(60) == 0
