@@ -22,7 +22,7 @@ NAMES = sorted(path.stem for path in Path(__file__).with_name("parsers").glob("[
 class Harness(NamedTuple):
     """What there is to a parser."""
 
-    target: Callable[[bytes], None]
+    target: Callable[[bytes], object]  # False: the input was refused; many do not say
     samples: Callable[[], list[bytes]]
 
 

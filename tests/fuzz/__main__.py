@@ -50,7 +50,10 @@ def main() -> None:
         "artifact_prefix": f"{out}{os.sep}",
         "print_final_stats": 1,
     }
-    atheris.Setup([sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(seeds)], target)
+    atheris.Setup(
+        [sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(seeds)],
+        lambda data: target(data) and None,
+    )
     atheris.Fuzz()
 
 

@@ -121,7 +121,9 @@ def test_caches_and_sockets_are_their_owners(image: Image, mounted: Mounted, san
     cache = sandbox.path / "new" / "cache"
     mount = mounted(image, "--ro", "--cache", cache)
     (mount.target / "letters").read_bytes()
-    sandbox.run("zerofs", "stats", mount.target)  # which waits for the socket: it comes a moment after the mount
+    sandbox.run(
+        "zerofs", "stats", mount.target
+    )  # which waits for the socket: it comes a moment after the mount
     for path in (cache, cache / "flists"):
         assert path.stat().st_mode & 0o077 == 0, path
     for path in cache.rglob("*"):

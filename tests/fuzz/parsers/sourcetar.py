@@ -33,12 +33,13 @@ class _Pipeline:
             raise _EnoughError
 
 
-def target(data: bytes) -> None:
+def target(data: bytes) -> bool:
+    """Whether it is taken for an archive."""
     losses = Losses("rocksdb")
     try:
         root = TarSource(io.BytesIO(data), "tar", losses).read(_Pipeline(), Silent())  # type: ignore[arg-type]
     except (SourceError, _EnoughError):
-        return
+        return False
     pending = [root]
     while pending:
         node = pending.pop()
@@ -46,6 +47,7 @@ def target(data: bytes) -> None:
             assert name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name
             _check(child)
             pending.append(child)
+    return True
 
 
 def _check(node: Node) -> None:

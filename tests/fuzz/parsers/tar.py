@@ -20,16 +20,19 @@ from zerofs.flist.layout import PROFILE_NAME, ROUTER_NAME, Container, container_
 MOST_SIZE, MOST_MEMBERS = 4 << 20, 500
 
 
-def target(data: bytes) -> None:
+def target(data: bytes) -> bool:
+    """Whether it is taken for an archive."""
     with fresh_directory() as place, tempfile.TemporaryFile() as file:
         file.write(data)
         out = place / "out"
         out.mkdir()
+        accepted = False
         try:
             container = container_of(data[:512], "flist")
             if container is not Container.SQLITE:
                 bounds = {"max_size": MOST_SIZE, "max_members": MOST_MEMBERS}
                 unpack(file, container, out, subject="flist", **bounds)
+                accepted = True
         except FlistError as error:
             assert "\n" not in str(error)
         assert os.listdir(place) == ["out"]
@@ -39,6 +42,7 @@ def target(data: bytes) -> None:
             is_database_file(entry.name) or entry.name in (ROUTER_NAME, PROFILE_NAME) for entry in found
         )
         assert sum(entry.stat().st_size for entry in found) <= MOST_SIZE
+        return accepted
 
 
 def samples() -> list[bytes]:
