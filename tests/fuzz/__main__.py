@@ -37,6 +37,10 @@ def main() -> None:
         target, samples = harness(args.parser)
         for sample in samples():
             target(sample)  # what is imported when first used is so imported here
+
+    def run(data: bytes) -> None:
+        target(data)
+
     out = CORPUS / args.parser
     out.mkdir(exist_ok=True)
     seeds = Path(tempfile.mkdtemp(prefix="zerofs-seeds-"))
@@ -52,7 +56,7 @@ def main() -> None:
     }
     atheris.Setup(
         [sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(seeds)],
-        lambda data: target(data) and None,
+        run,
     )
     atheris.Fuzz()
 
