@@ -1,4 +1,4 @@
-# make build | demo | test | lint | types | annotate | warnings | bench | bench-peers | bench-coldstart | clean
+# make build | demo | test | lint | types | annotate | warnings | sanitize | bench | bench-peers | bench-coldstart | clean
 
 SHELL := /bin/sh
 VENV := .venv
@@ -10,7 +10,7 @@ export PYTHON
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: build packages demo test lint types annotate warnings bench bench-peers bench-coldstart clean
+.PHONY: build packages demo test lint types annotate warnings sanitize bench bench-peers bench-coldstart clean
 
 build: packages $(STAMPS)/extensions
 
@@ -51,6 +51,10 @@ warnings: build
 	@ZEROFS_DEVELOPER=1 $(BIN)/python setup.py --quiet build_ext --force \
 		--build-temp build/developer --build-lib build/developer
 	@echo "warnings: none"
+
+# Every extension compiled with ASan and UBSan, elsewhere, and the unit tests that exercise them.
+sanitize: build
+	@scripts/sanitize.sh $(VENV) $(PYTEST_ARGS)
 
 bench: build
 	@$(BIN)/python -m zerofs.bench $(BENCH_ARGS)

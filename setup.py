@@ -7,7 +7,17 @@ from setuptools import Extension, setup
 
 DEVELOPER = os.environ.get("ZEROFS_DEVELOPER") == "1"  # warnings become errors
 ANNOTATE = os.environ.get("ZEROFS_ANNOTATE") == "1"  # an HTML page next to each .pyx
-CFLAGS = ["-O3", "-Wall", "-Wno-unused-function"] + (["-Werror"] if DEVELOPER else [])
+SANITIZE = os.environ.get("ZEROFS_SANITIZE") == "1"  # ASan and UBSan watch; see scripts/sanitize.sh
+SANITIZERS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+    "-g",
+]
+CFLAGS = ["-O1" if SANITIZE else "-O3", "-Wall", "-Wno-unused-function"] + (["-Werror"] if DEVELOPER else [])
+LDFLAGS = SANITIZERS[:1] if SANITIZE else []
+if SANITIZE:
+    CFLAGS += SANITIZERS
 
 extensions = [
     Extension(
@@ -21,6 +31,7 @@ extensions = [
         ],
         include_dirs=["zerofs/kernels"],
         extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
     ),
     Extension(
         "zerofs.chunk._batch",
@@ -38,10 +49,23 @@ extensions = [
         ],
         include_dirs=["zerofs/kernels"],
         extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
     ),
-    Extension("zerofs.flist._record", ["zerofs/flist/_record.pyx"], extra_compile_args=CFLAGS),
-    Extension("zerofs.flist._tables", ["zerofs/flist/_tables.pyx"], extra_compile_args=CFLAGS),
-    Extension("zerofs.mount._linux", ["zerofs/mount/_linux.pyx"], extra_compile_args=CFLAGS),
+    Extension(
+        "zerofs.flist._record",
+        ["zerofs/flist/_record.pyx"],
+        extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
+    ),
+    Extension(
+        "zerofs.flist._tables",
+        ["zerofs/flist/_tables.pyx"],
+        extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
+    ),
+    Extension(
+        "zerofs.mount._linux", ["zerofs/mount/_linux.pyx"], extra_compile_args=CFLAGS, extra_link_args=LDFLAGS
+    ),
 ]
 
 setup(

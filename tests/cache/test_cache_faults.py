@@ -311,6 +311,23 @@ def test_a_directory_that_everybody_writes_to_is_refused(tmp_path: Path) -> None
 
 
 @as_root
+def test_a_directory_of_another_group_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 4242)
+    tmp_path.chmod(0o770)
+    with pytest.raises(CacheError, match="another group"):
+        ChunkCache(tmp_path, size_limit=SIZE)
+    os.chown(tmp_path, 0, os.getegid())
+    ChunkCache(tmp_path, size_limit=SIZE).close()
+
+
+@as_root
+def test_root_does_not_trust_what_another_user_can_change(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, -1)
+    with pytest.raises(CacheError, match="belongs to another user"):
+        ChunkCache(tmp_path, size_limit=SIZE)
+
+
+@as_root
 @pytest.mark.parametrize(
     ("owner", "mode", "reason"),
     [(0, 0o755, "belongs to another user"), (65534, 0o500, "no permission"), (65534, 0o300, "no permission")],

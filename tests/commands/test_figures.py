@@ -36,6 +36,11 @@ def store(name: str, **counts: object) -> dict[str, object]:
 
 @pytest.fixture
 def document() -> Any:
+    return made_document()
+
+
+def made_document() -> Any:
+    """What a mount answers with."""
     fetch = (
         "demanded", "from_memory", "from_cache", "joined", "remembered_failures", "requested", "fetched",
         "fetched_bytes", "plain_bytes", "failures", "timeouts", "verify_failures", "cached", "uncached",

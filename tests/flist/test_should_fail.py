@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import sqlite3
+import struct
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
@@ -408,6 +409,40 @@ def _inode_with_text_for_a_size(directory: Path) -> Path:
         "CREATE TABLE inode (ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime)",
         "INSERT INTO inode VALUES (1, 0, '/', 'large', 0, 0, 16877, 0, 0, 0)",
     )
+
+
+@refused(FlistCorruptError)
+def _inodes_that_share_their_chunks(directory: Path) -> Path:
+    return _sqlite(
+        directory,
+        "CREATE TABLE inode (ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime)",
+        "CREATE TABLE block (ino, id, key)",
+        "INSERT INTO inode VALUES (1, 0, '/', 0, 0, 0, 16877, 0, 0, 0)",
+        "INSERT INTO inode VALUES (2, 1, 'a', 524288, 0, 0, 33188, 0, 0, 0)",
+        "INSERT INTO inode VALUES (2, 1, 'b', 524288, 0, 0, 33188, 0, 0, 0)",
+        "INSERT INTO block VALUES (2, 'id', 'key')",
+    )
+
+
+@refused(FlistCorruptError)
+def _record_that_claims_entries_without_end(directory: Path) -> Path:
+    """2^29 - 1 entries in a list of structs without a word."""
+    return sqlite_directory(directory / "flist", {key_of(b""): _list_of_nothing((1 << 29) - 1)})
+
+
+@refused(FlistCorruptError)
+def _record_of_entries_that_hold_nothing(directory: Path) -> Path:
+    """A megabyte of zeros, each word of which pays for four of them."""
+    return sqlite_directory(directory / "flist", {key_of(b""): _list_of_nothing(500_000, bytes(1 << 20))})
+
+
+def _list_of_nothing(count: int, padding: bytes = b"") -> bytes:
+    """A directory's record whose contents are `count` structs of no size."""
+    root = struct.pack("<Q", 5 << 48)  # no data, five pointers
+    contents = struct.pack("<Q", 2 << 2 | 1 | 7 << 32)  # a list of structs, behind two more pointers
+    tag = struct.pack("<Q", count << 2)
+    words = root + bytes(16) + contents + bytes(16) + tag + padding
+    return struct.pack("<II", 0, len(words) // 8) + words
 
 
 @refused(FlistCorruptError)

@@ -26,12 +26,12 @@ import errno
 import fcntl
 import logging
 import os
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from zerofs import private
 from zerofs.errors import CacheError
 
 logger = logging.getLogger(__name__)
@@ -209,12 +209,8 @@ def _unusable(path: Path, why: str | None) -> CacheError:
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISDIR(status.st_mode):
-        raise _unusable(path, "not a directory")
-    if status.st_uid != os.geteuid() and os.geteuid() != 0:
-        raise _unusable(path, "it belongs to another user")
-    if status.st_mode & stat.S_IWOTH:
-        raise _unusable(path, "everybody may write to it, so its chunks could be anybody's")
+    if reason := private.objection(status):
+        raise _unusable(path, reason)
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise _unusable(path, "no permission to write to it")
 

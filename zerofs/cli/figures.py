@@ -7,11 +7,16 @@ happens now: a page is made of a `Change`.  The counters are explained in docs/c
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from zerofs.cli.change import Change, Look
 from zerofs.cli.output import shown, size
+from zerofs.errors import MountError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # nothing that a mount says may steer the terminal
 
 _READS = {
     "answered": "answered",
@@ -53,8 +58,25 @@ _PREFETCH = {
 _SHARES = {"precision", "recall"}
 
 
-def page(change: Change) -> Iterator[str]:
-    """All about one mount, line by line."""
+@contextmanager
+def understood(target: str) -> Iterator[None]:
+    """Turn what makes no sense in the document of the mount at `target` into MountError: it may be anybody's."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise MountError(
+            f"what serves {shown(os.fsencode(target))} does not say what a mount counts",
+            hint="it is of another version, or none of ours",
+        ) from error
+
+
+def page(change: Change) -> list[str]:
+    """All about one mount, line by line.  Raises MountError where what it says makes no sense."""
+    with understood(change.now["mount"]["target"]):
+        return [_CONTROL.sub("?", line) for line in _page(change)]
+
+
+def _page(change: Change) -> Iterator[str]:
     document = change.now
     yield from _head(document["mount"])
     yield ""
@@ -87,12 +109,16 @@ def overview(looks: Iterable[Look]) -> Iterator[str]:
     rows: list[Sequence[str]] = [head]
     silent = []
     for look in looks:
-        change = look.change
-        if change is None:
-            silent.append(shown(os.fsencode(look.answer.problem)))
-        else:
-            mount = look.answer.mount
-            rows.append((shown(os.fsencode(mount.target)), str(mount.process), *_summary(change)))
+        mount = look.answer.mount
+        try:
+            with understood(mount.target):
+                change = look.change
+                if change is None:
+                    silent.append(shown(os.fsencode(look.answer.problem)))
+                else:
+                    rows.append((shown(os.fsencode(mount.target)), str(mount.process), *_summary(change)))
+        except MountError as error:
+            silent.append(str(error))
     if len(rows) > 1:
         yield from _table(rows, left=1)
     yield from silent

@@ -31,11 +31,14 @@ def run(args: argparse.Namespace) -> int:
     output.set_up(debug=args.debug)
     if args.target is None:
         return _all(json=args.json)
-    document = inquiry.ask(inquiry.find(args.target))
+    mount = inquiry.find(args.target)
+    document = inquiry.ask(mount)
     if args.json:
         output.say_json(document)
     else:
-        for line in figures.page(Change(None, document)):
+        with figures.understood(mount.target):
+            change = Change(None, document)
+        for line in figures.page(change):
             output.say(line)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from zerofs.cli import figures, options, output
 from zerofs.cli.change import Look
+from zerofs.cli.output import shown
 from zerofs.cli.screen import Screen
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import inquiry
@@ -98,8 +100,9 @@ def _page(looks: list[Look], args: argparse.Namespace) -> Iterator[str]:
         yield from figures.overview(looks) if looks else ["no flist is mounted"]
         return
     for look in looks:
-        change = look.change
-        yield from [look.answer.problem] if change is None else figures.page(change)
+        with figures.understood(look.answer.mount.target):
+            change = look.change
+        yield from [shown(os.fsencode(look.answer.problem))] if change is None else figures.page(change)
 
 
 def _print_lines(looks: _Looks, rounds: Iterator[int], interval: float) -> int:
@@ -107,8 +110,9 @@ def _print_lines(looks: _Looks, rounds: Iterator[int], interval: float) -> int:
         if number:
             time.sleep(interval)
         for look in looks.take():
-            change = look.change
-            rates = {} if change is None else {"seconds": change.seconds, "rates": change.as_dict()}
+            with figures.understood(look.answer.mount.target):
+                change = look.change
+                rates = {} if change is None else {"seconds": change.seconds, "rates": change.as_dict()}
             output.say_json({**look.as_dict(), **rates})
         sys.stdout.flush()
     return 0

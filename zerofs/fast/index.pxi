@@ -51,10 +51,27 @@ cdef enum:
     TYPE_DIR = 0o040000
     TYPE_FILE = 0o100000
     TYPE_LINK = 0o120000
+    MODE_MASK = 0o177777
+    BLOCK_UNIT = 4096  # what the size of chunks is a multiple of: the engine's answers have room for so many pieces
+    MOST_BLOCK = 0xFFFF * BLOCK_UNIT  # bytes; the most that a record of any generation can say
+    MOST_FORM = 4096  # bytes of an id or key
 
 
 cdef inline bint _fits(uint64_t first, uint64_t count, uint64_t total) noexcept nogil:
     return first <= total and count <= total - first
+
+
+cdef bint _is_known_mode(uint32_t mode) noexcept nogil:
+    """Whether it is a type that a file can have, and permissions."""
+    return mode & ~<uint32_t>MODE_MASK == 0 and mode & TYPE_MASK in (
+        TYPE_DIR, TYPE_FILE, TYPE_LINK, 0o020000, 0o060000, 0o010000, 0o140000)
+
+
+cdef bint _is_name(const char *name, size_t length) noexcept nogil:
+    """Whether it can be one name of a path."""
+    if memchr(name, c'/', length) != NULL or memchr(name, 0, length) != NULL:
+        return False
+    return name[0] != c'.' or length > 2 or (length == 2 and name[1] != c'.')
 
 
 cdef const char *_first_fault(const Tables *tables) noexcept nogil:
@@ -70,6 +87,8 @@ cdef const char *_first_fault(const Tables *tables) noexcept nogil:
         kind = node.mode & TYPE_MASK
         if node.parent >= tables.node_count or tables.nodes[node.parent].mode & TYPE_MASK != TYPE_DIR:
             return b"the parent of a node is no directory"
+        if not _is_known_mode(node.mode):
+            return b"a node is of no known type"
         if node.size > <uint64_t>0x7FFFFFFFFFFFFFFF:
             return b"a size is out of range"
         if kind == TYPE_DIR:
@@ -78,8 +97,10 @@ cdef const char *_first_fault(const Tables *tables) noexcept nogil:
         elif kind == TYPE_FILE:
             if not _fits(node.first, node.count, tables.ref_count):
                 return b"the chunks of a file lie outside the table"
-            if node.count and node.block_size == 0:
-                return b"a file has chunks of no size"
+            if node.count and (node.block_size == 0 or node.block_size % BLOCK_UNIT or node.block_size > MOST_BLOCK):
+                return b"a file has chunks of an impossible size"
+            if node.count and (<uint64_t>node.count - 1) * node.block_size >= node.size:
+                return b"a file has more chunks than bytes for them"
         elif kind == TYPE_LINK:
             if not _fits(node.first, node.count, tables.names_size):
                 return b"the target of a link lies outside the names"
@@ -91,6 +112,10 @@ cdef const char *_first_fault(const Tables *tables) noexcept nogil:
             return b"the length of a name is out of range"
         if not _fits(child.name, child.name_length, tables.names_size):
             return b"a name lies outside the names"
+        if not _is_name(tables.names + child.name, child.name_length):
+            return b"a name is none"
+        if child.kind != tables.nodes[child.node].mode & TYPE_MASK:
+            return b"a name says another type than its node"
     for i in range(tables.ref_count):
         if tables.refs[i] >= tables.chunk_count:
             return b"a file refers to no chunk"
@@ -99,7 +124,45 @@ cdef const char *_first_fault(const Tables *tables) noexcept nogil:
             return b"the id of a chunk lies outside the names"
         if not _form_fits(tables, tables.chunks[i].key, tables.chunks[i].key_form):
             return b"the key of a chunk lies outside the names"
+        if tables.chunks[i].size > MOST_BLOCK:
+            return b"the size of a chunk is out of range"
     return NULL
+
+
+cdef const char *_tree_fault(const Tables *tables, uint32_t *pending, uint8_t *seen) noexcept nogil:
+    """What is wrong with what the root leads to, or NULL: every row once, or a walk would not end; names sorted.
+
+    `pending` and `seen` have room for every node; `seen` is zero.  What a swap left behind is led to by nobody.
+    """
+    cdef uint64_t i, done = 0, found = 1
+    cdef const NodeRow *node
+    cdef const ChildRow *child
+    cdef const ChildRow *before
+    pending[0], seen[0] = 0, 1
+    while done < found:
+        node = &tables.nodes[pending[done]]
+        before = NULL
+        for i in range(node.first, node.first + (0 if node.count == MISSING else node.count)):
+            child = &tables.children[i]
+            if seen[child.node]:
+                return b"two names lead to one node"
+            seen[child.node] = 1
+            if tables.nodes[child.node].parent != pending[done]:
+                return b"a node says another parent than the one that names it"
+            if before != NULL and _order(tables, before, child) >= 0:
+                return b"the names of a directory are not sorted"
+            before = child
+            if child.kind == TYPE_DIR:
+                pending[found] = child.node
+                found += 1
+        done += 1
+    return NULL
+
+
+cdef int _order(const Tables *tables, const ChildRow *one, const ChildRow *other) noexcept nogil:
+    cdef int order = memcmp(tables.names + one.name, tables.names + other.name,
+                            min(one.name_length, other.name_length))
+    return order if order else <int>one.name_length - <int>other.name_length
 
 
 cdef bint _form_fits(const Tables *tables, const uint8_t *field, uint8_t form) noexcept nogil:
@@ -111,7 +174,7 @@ cdef bint _form_fits(const Tables *tables, const uint8_t *field, uint8_t form) n
         return False
     memcpy(&offset, field, 8)
     memcpy(&length, field + 8, 4)
-    return _fits(offset, length, tables.names_size)
+    return length <= MOST_FORM and _fits(offset, length, tables.names_size)
 
 
 cdef int64_t find_child(const Tables *tables, uint64_t row, const char *name, size_t length) noexcept nogil:
@@ -177,8 +240,18 @@ cdef class IndexMap:
         if not 0 < self.tables.node_count < MISSING or self.tables.chunk_count >= MISSING:
             raise ValueError("the number of rows is out of range")
         cdef const char *fault
+        cdef uint32_t *pending = <uint32_t *>PyMem_RawMalloc(self.tables.node_count * sizeof(uint32_t))
+        cdef uint8_t *seen = <uint8_t *>PyMem_RawCalloc(self.tables.node_count, 1)
+        if pending == NULL or seen == NULL:
+            PyMem_RawFree(pending)
+            PyMem_RawFree(seen)
+            raise MemoryError
         with nogil:
             fault = _first_fault(&self.tables)
+            if fault == NULL:
+                fault = _tree_fault(&self.tables, pending, seen)
+        PyMem_RawFree(pending)
+        PyMem_RawFree(seen)
         if fault != NULL:
             raise ValueError(fault.decode())
 

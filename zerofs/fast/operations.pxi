@@ -39,6 +39,11 @@ cdef class Reply:
         return 0
 
 
+cdef int64_t _nanoseconds(int64_t seconds) noexcept:
+    """A time as the binding wants it; the nearest that it can hold."""
+    return min(max(seconds, <int64_t>-9223372036), <int64_t>9223372036) * 1000000000
+
+
 cdef object _hole(uint64_t row):
     return ChunkError(f"the flist has no chunk for the end of a file (node {row + 1})",
                       hint="the flist is at fault; a sound writer has to make it anew")
@@ -141,9 +146,9 @@ cdef class Operations:
         entry.st_size = node.size
         entry.st_blksize = 4096
         entry.st_blocks = (node.size + 511) // 512
-        entry.st_atime_ns = node.mtime * 1000000000
-        entry.st_mtime_ns = node.mtime * 1000000000
-        entry.st_ctime_ns = node.ctime * 1000000000
+        entry.st_atime_ns = _nanoseconds(node.mtime)
+        entry.st_mtime_ns = _nanoseconds(node.mtime)
+        entry.st_ctime_ns = _nanoseconds(node.ctime)
         return self._sound(entry)
 
     def init(self):

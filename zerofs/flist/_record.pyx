@@ -7,10 +7,11 @@ the fields of these records; what a value means is decided in `zerofs.flist.reco
 
 Records come from outside, so every pointer is followed in one place (`_claim`), which checks that what it
 leads to lies within its segment, and takes the words from a budget: pointers may overlap, and without it
-a small record could unfold into a large one.  The depth of a record is that of its schema, six structs
-and lists; nothing here calls itself.  Fields beyond the end of a struct are zero, as the encoding wants
-for records of older writers; lists of structs may be lists of anything but bits.  Words are
-little-endian and may lie anywhere, so they are copied out.
+a small record could unfold into a large one.  What is made of a record is bounded likewise (`_make`): lists of
+nothing cost no words.  The depth of a record is that of its schema, six structs and lists; nothing here calls
+itself.  Fields beyond the end of a struct are zero, as the encoding wants for records of older writers; lists
+of structs may be lists of anything but bits.  Words are little-endian and may lie anywhere, so they are copied
+out.
 
 No thread of its own, no locks; the GIL is held, objects being made all the way.
 """
@@ -33,6 +34,7 @@ cdef struct Message:
     Segment *segments
     uint64_t count
     uint64_t budget  # words that may still be followed
+    uint64_t objects  # entries and chunks that may still be made: each takes more memory than a word
     const char *fault  # what is wrong, once something is
 
 cdef struct Target:
@@ -84,6 +86,13 @@ cdef bint _spend(Message *message, uint64_t words) noexcept nogil:
     if words > message.budget:
         return _fail(message, b"it unfolds into more than it holds")
     message.budget -= words
+    return True
+
+
+cdef bint _make(Message *message, uint64_t count) noexcept nogil:
+    if count > message.objects:
+        return _fail(message, b"it names more than it can hold")
+    message.objects -= count
     return True
 
 
@@ -251,6 +260,8 @@ cdef class Record:
         cdef Target target
         self.held = record
         self.message.budget = budget
+        # an honest entry, or chunk, takes six words and more; a few without a word are nobody's harm
+        self.message.objects = <uint64_t>PyBytes_GET_SIZE(record) // 32 + 4096
         if PyBytes_GET_SIZE(record) % 8:
             raise ValueError("it is no whole number of words")
         self._frame(<const uint8_t *>PyBytes_AS_STRING(record), <uint64_t>PyBytes_GET_SIZE(record) // 8)
@@ -376,7 +387,10 @@ def read_directory(bytes record not None, uint64_t budget, owner_of, device_of) 
         _number(&reader.root, DIR_MTIME, 4),
         _number(&reader.root, DIR_CTIME, 4),
     )
-    if not _structs(&reader.message, &reader.root, DIR_CONTENTS, &contents):
+    if not (
+        _structs(&reader.message, &reader.root, DIR_CONTENTS, &contents)
+        and _make(&reader.message, contents.count)
+    ):
         reader._raise()
     for i in range(contents.count):
         _element(&contents, i, &inode)
@@ -444,8 +458,11 @@ cdef object _file(Record reader, bytes name, attributes, uint64_t size, const St
     needed = (size + block_size - 1) // block_size
     if not _structs(&reader.message, file, FILE_BLOCKS, &blocks):
         reader._raise()
+    needed = min(needed, blocks.count)
+    if not _make(&reader.message, needed):
+        reader._raise()
     chunks = []
-    for i in range(min(needed, blocks.count)):
+    for i in range(needed):
         _element(&blocks, i, &block)
         ref = (reader._bytes(&block, BLOCK_HASH), reader._bytes(&block, BLOCK_KEY))
         chunks.append(tuple.__new__(ChunkRef, ref))

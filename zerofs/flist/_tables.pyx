@@ -18,7 +18,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from operator import itemgetter
 
-from zerofs.errors import FlistTooLargeError
+from zerofs.errors import FlistCorruptError, FlistTooLargeError
 from zerofs.flist.model import DIRECTORY_SIZE, Kind
 
 # The layout is described in zerofs/flist/index.py; these structs are its twins.
@@ -58,6 +58,7 @@ cdef enum:
     FORM_NAMES = 255
     PERMISSIONS = 0o7777
     MAX_NAMES = 0xFFFFFFFF  # bytes of all names together
+    MAX_FORM = 4096  # bytes of an id or key
     MAX_ROWS = 0xFFFFFFFE
 
 cdef uint64_t MAX_TOTAL = 0x7FFFFFFFFFFFFFFF  # bytes of all files
@@ -236,6 +237,8 @@ cdef class ChunkTable:
         cdef ChunkRow *known
         number = self.unusual.get((id, key))
         if number is None:
+            if max(len(id), len(key)) > MAX_FORM:
+                raise FlistCorruptError(f"the id or key of a chunk has more than {MAX_FORM} bytes")
             memset(&row, 0, sizeof(row))
             row.size = size
             number = self.unusual[id, key] = self._new(&row)

@@ -30,6 +30,7 @@ from zerofs.flist.layout import (
     Container,
     is_database_file,
 )
+from zerofs.flist.tarmember import Member
 
 _STEP = 256 << 10  # bytes read or written at once
 _MAX_HEADER = 1 << 20  # bytes of what precedes a member: names and attributes, never data
@@ -64,7 +65,7 @@ def _unpack_members(source: IO[bytes], target: Path, subject: str, max_members: 
     source.seek(0)
     count = 0
     capped = _Capped(source, subject)
-    with tarfile.open(fileobj=capped, mode="r:") as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=capped, mode="r:", tarinfo=Member) as tar:  # type: ignore[call-overload]
         for member in tar:
             count += 1
             if count > max_members:

@@ -93,6 +93,7 @@ class FungiReader:
     def _entries(
         self, rows: sqlite3.Cursor, chunks: dict[int, list[ChunkRef]], targets: dict[int, bytes]
     ) -> Iterator[Entry]:
+        left = sum(map(len, chunks.values()))  # each belongs to one file
         for row in rows:
             ino, raw, size, _, _, mode, rdev, _, _ = self._checked(row)
             name = raw if type(raw) is bytes else _bytes(raw)
@@ -104,6 +105,9 @@ class FungiReader:
                 if not 0 <= size <= MAX_FILE_SIZE:
                     size = min(max(size, 0), MAX_FILE_SIZE)
                 held = tuple(chunks.get(ino, ())[: -(-size // CHUNK_SIZE)])
+                left -= len(held)
+                if left < 0:  # inodes of one number, which would multiply what the file holds
+                    raise FlistCorruptError(f"{self._subject}: inodes share their chunks")
                 yield Entry(name, kind, attributes, size, b"", b"", (0, 0), CHUNK_SIZE, held)
             elif kind is Kind.DIR:
                 yield Entry(name, kind, attributes, DIRECTORY_SIZE, key=b"%d" % ino)

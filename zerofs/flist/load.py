@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zerofs import private
 from zerofs.errors import CacheError, FlistCorruptError
 from zerofs.flist.index import VERSION, Index, write_index
 from zerofs.flist.model import FlistReader, Route
@@ -112,13 +113,20 @@ def profile_path(state: Path, content_hash: bytes) -> Path:
 
 
 def prepare_state(state: Path) -> None:
-    """Make the directory of indexes; CacheError where that cannot be."""
+    """Make the directory of indexes; CacheError where that cannot be.
+
+    Somebody else's is refused: an index is checked when it is mapped, and could be changed after that.
+    """
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
+        reason = private.objection(state.lstat()) or private.objection_to_parent(state.parent.stat())
     except OSError as error:
+        reason = error.strerror
+    if reason:
         raise CacheError(
-            f"cannot use {state} for indexes: {error.strerror}", hint="give another directory with --cache"
-        ) from error
+            f"cannot use {state} for indexes: {reason}", hint="give another directory with --cache"
+        )
 
 
 def _digest(source: FlistSource, state: Path) -> bytes:

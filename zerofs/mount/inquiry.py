@@ -180,18 +180,30 @@ def _connected(directory: int, mount: Served) -> Iterator[socket.socket]:
 
 
 def _read(connection: socket.socket, mount: Served) -> Document:
+    """The document; root asks the mounts of others, who may answer anything, and as slowly as they like."""
     answer = bytearray()
+    end = time.monotonic() + PATIENCE
     while data := connection.recv(65536):
         answer += data
-        if len(answer) > MOST_ANSWER:
+        if len(answer) > MOST_ANSWER or time.monotonic() > end:
             break
     try:
         document = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConnectionAbortedError from None  # it ended, or dropped us, before the document was whole
-    if "error" in document:
-        raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
+    who = f"process {mount.process}, which serves {mount.target}"
+    if isinstance(document, dict) and "error" in document:
+        raise MountError(f"{who}: {ascii(document['error'])[1:-1][:200]}")
+    if not _names_its_mount(document):
+        raise MountError(
+            f"{who}, does not say what a mount counts", hint="it is of another version, or none of ours"
+        )
     return dict(document)
+
+
+def _names_its_mount(document: object) -> bool:
+    mount = document.get("mount") if isinstance(document, dict) else None
+    return isinstance(mount, dict) and all(isinstance(mount.get(key), str) for key in ("target", "device"))
 
 
 def _lives(mount: Served) -> bool:

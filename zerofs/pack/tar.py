@@ -22,6 +22,7 @@ from typing import BinaryIO, Self, cast
 
 from zerofs.errors import SourceError
 from zerofs.flist.model import CHUNK_SIZE, DIRECTORY_SIZE, Kind
+from zerofs.flist.tarmember import Member
 from zerofs.pack.archive import ArchiveTree
 from zerofs.pack.losses import Loss, Losses
 from zerofs.pack.pipeline import Pipeline
@@ -29,6 +30,10 @@ from zerofs.pack.progress import Progress
 from zerofs.pack.tree import Node
 
 _BUFFER = 1 << 20  # bytes asked of the stream at a time
+_MOST_HEADER = (
+    4 << 20
+)  # bytes of what precedes a member: names, attributes, maps of holes, and what is read ahead
+_MOST_DIGITS = 20  # of a time, before its point
 _VOLUME_HEADER = b"V"  # GNU: a label, no member
 MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1  # of the kernel's device numbers
 _KINDS = {
@@ -55,8 +60,9 @@ class TarSource:
         tree = ArchiveTree(self._name)
         with self._explained():
             stream = _decompressed(self._stream, self._name)
-            with tarfile.open(
-                fileobj=stream,
+            capped = _Capped(stream)
+            with tarfile.open(  # type: ignore[call-overload]
+                fileobj=capped,
                 mode="r|",
                 bufsize=_BUFFER,
                 tarinfo=_Member,
@@ -64,8 +70,10 @@ class TarSource:
                 errors="surrogateescape",
             ) as archive:
                 while (member := archive.next()) is not None:
+                    capped.left = None
                     self._add(tree, archive, member, pipeline, progress)
-                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
+                    capped.left = _MOST_HEADER
+                    archive.members.clear()  # it would keep every one
             while stream.read(_BUFFER):
                 pass  # checks the compressed stream's checksum, and lets whoever feeds a pipe finish
         return tree.root
@@ -135,13 +143,13 @@ class TarSource:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
             raise SourceError(f"{self._name}: cannot be read as a tar: {error}") from error
         except OSError as error:
             raise SourceError(f"{self._name}: {error.strerror or error}") from error
 
 
-class _Member(tarfile.TarInfo):
+class _Member(Member):
     """A member's header; a damaged or missing one is an error where tarfile sees the end of the archive."""
 
     @classmethod
@@ -183,6 +191,22 @@ def _decompressed(stream: BinaryIO, name: str) -> BinaryIO:
     return cast(BinaryIO, whole)
 
 
+class _Capped:
+    """A stream that gives out only so much before the next member: tarfile holds all of its headers in memory."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.left: int | None = _MOST_HEADER  # None: a member's content is read
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise tarfile.ReadError(f"the headers of a member are over {_MOST_HEADER} bytes")
+        return data
+
+
 class _Rejoined(io.RawIOBase):
     """A stream whose first bytes were read already."""
 
@@ -216,6 +240,8 @@ def _time(text: str) -> tuple[int, bool]:
     """Whole seconds since 1970, and whether there was more; exact, as binary fractions are not."""
     try:
         exact = Decimal(text)
+        if exact.is_finite() and exact.adjusted() >= _MOST_DIGITS:
+            raise OverflowError  # the whole of 1e999999999 would not fit into memory
         seconds = math.floor(exact)
     except (InvalidOperation, ValueError, OverflowError):
         raise SourceError(f"a member's time is {text!r}") from None
