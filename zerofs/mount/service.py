@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -318,8 +318,6 @@ def _overlay_flags(chosen: frozenset[str]) -> int:
     return sum(flag for name, flag in flags.items() if name in chosen)
 
 
-@contextlib.contextmanager
-def _open_backend(options: MountOptions) -> Iterator[Backend]:
+def _open_backend(options: MountOptions) -> Backend:
     rw_size = None if options.rw_size is None else parse_size(options.rw_size)
-    with open_backend(options.backend, rw_size=rw_size, union=not options.read_only) as backend:
-        yield backend
+    return open_backend(options.backend, rw_size=rw_size, union=not options.read_only)
