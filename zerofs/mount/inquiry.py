@@ -94,7 +94,7 @@ def upgrade(mount: Served) -> Document:
     """
     _check_owner(mount)
     try:
-        document = _ask_at_once(mount, "upgrade")
+        document = _put(mount, "upgrade")
     except FileNotFoundError:
         raise MountError(
             f"the mount at {mount.target} is not supervised: its process cannot be replaced",
@@ -173,20 +173,28 @@ def _ask_patiently(mount: Served) -> Document:
     end = time.monotonic() + _NEW_SECONDS
     while True:
         try:
-            document = _ask_at_once(mount, "stats")
-            if "error" in document:
-                raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
-            if document["mount"]["device"] != mount.device:
-                raise ConnectionRefusedError  # a later process with the same number serves another mount
-            return document
+            return _ask_at_once(mount)
         except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError):
             if time.monotonic() >= end or not _lives(mount):
                 raise
         time.sleep(_NEW_PAUSE)
 
 
-def _ask_at_once(mount: Served, what: str) -> Document:
-    """Raises FileNotFoundError where there is no socket, ConnectionRefusedError where nobody of the mount listens."""
+def _ask_at_once(mount: Served) -> Document:
+    """Raises OSError as `_put` does, and where another mount is served there."""
+    document = _put(mount, "stats")
+    if "error" in document:
+        raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
+    if document["mount"]["device"] != mount.device:
+        raise ConnectionRefusedError  # a later process with the same number serves another mount
+    return document
+
+
+def _put(mount: Served, what: str) -> Document:
+    """The answer.
+
+    Raises FileNotFoundError where there is no socket, ConnectionRefusedError where nobody of the mount listens.
+    """
     kind, patience = _PLACES[what]
     with controlplace.opened_directories(mount.owner) as directories:
         for directory in directories:
