@@ -203,6 +203,18 @@ class MountError(ZerofsError):
     exit_code = 5
 
 
+class TakeoverError(MountError):
+    """A mount that outlives its server cannot be handed from one to the next."""
+
+
+class RelayedError(ZerofsError):
+    """Another process of ours failed; its message has the hint, and its exit status is kept."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
 class BackendError(ZerofsError):
     """The backend directory cannot be used."""
 

@@ -91,7 +91,7 @@ grep -e "$BOX" -e ' /tmp/backend/' /proc/self/mountinfo
 exit $status
 """
 CALLS = [
-    ("zerofs.mount.service", "clear_target"),
+    ("zerofs.mount.claim", "clear_target"),
     ("zerofs.mount.backend", "mount"),  # the memory of a private backend
     ("zerofs.mount.flistmount", "load_flist"),
     ("zerofs.mount.flistmount", "build_router"),

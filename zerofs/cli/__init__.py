@@ -32,6 +32,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "mount": Command("zerofs.cli.mount", "mount one or several flists", own_parser=True),
     "umount": Command("zerofs.cli.umount", "unmount what `zerofs mount` mounted"),
+    "upgrade": Command("zerofs.cli.upgrade", "have a new process serve a mount that is in use"),
     "stats": Command("zerofs.cli.stats", "show what a mount counts, or list all mounts"),
     "top": Command("zerofs.cli.top", "watch what mounts do, live"),
     "pack": Command("zerofs.cli.pack", "make a flist of a directory or a tar, and store its chunks"),

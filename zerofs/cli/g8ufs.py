@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, arguments: Sequence[str]) -> int:
-    return run_mount(program, parse_g8ufs(arguments, program), announcement="mount starts")
+    options = parse_g8ufs(arguments, program)
+    return run_mount(program, options, ["g8ufs", *arguments], announcement="mount starts")
 
 
 def parse_g8ufs(arguments: Sequence[str], program: str = "g8ufs") -> MountOptions:

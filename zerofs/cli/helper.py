@@ -17,10 +17,15 @@ from zerofs.mount.options import MountOptions
 
 def main(arguments: Sequence[str]) -> int:
     """Mount as mount(8) asks for it; returns the exit status."""
-    return run_mount("zerofs", parse_helper(arguments), announcement="")
+    again = ["mount", *_as_mount(arguments)]
+    return run_mount("zerofs", parse_helper(arguments), again, announcement="")
 
 
 def parse_helper(arguments: Sequence[str]) -> MountOptions:
     """What mount(8) asks for.  Raises UsageError."""
+    return parse_mount(_as_mount(arguments))
+
+
+def _as_mount(arguments: Sequence[str]) -> list[str]:
     source, target, _, options = arguments
-    return parse_mount(["--daemon", "-o", options, "--", source, target])
+    return ["--daemon", "-o", options, "--", source, target]

@@ -24,7 +24,7 @@ examples:
 def main(arguments: Sequence[str]) -> int:
     """Run `zerofs mount`; returns the exit status."""
     options = parse_mount(arguments)
-    return run_mount("zerofs", options, announcement=f"mounted at {options.target}")
+    return run_mount("zerofs", options, ["mount", *arguments], announcement=f"mounted at {options.target}")
 
 
 def parse_mount(arguments: Sequence[str]) -> MountOptions:

@@ -131,7 +131,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="bound of a read-write layer in memory (default: half of the memory)",
     )
-    add("--supervised", action="store_true", help=argparse.SUPPRESS)
+    add("--supervised", action="store_true", help="survive the death of the process that serves the mount")
     add("--allow-unverified", action="store_true", help="serve chunks whose key names no known hash")
     add("--max-flist-size", metavar="SIZE", help="the most that a flist may unpack to (default: 1G)")
     add(
@@ -225,8 +225,13 @@ def _seconds(text: str) -> float:
 
 def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
     """The options that `args`, parsed by a parser with `add_options`, ask for."""
-    if args.supervised:
-        raise UsageError("--supervised is not available in this version", hint="leave it out")
+    if args.supervised and args.engine == "llfuse":
+        raise UsageError(
+            "--supervised does not go with --engine llfuse, which cannot take over a mount that is in use",
+            hint="leave --engine out",
+        )
+    if args.supervised and not args.meta:
+        raise UsageError("--supervised without a flist: there is no server to survive", hint="leave it out")
     return MountOptions(
         target=args.target,
         meta=tuple(args.meta),
@@ -252,6 +257,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         max_flist_size=None if args.max_flist_size is None else parse_size(args.max_flist_size),
         mount_options=_kernel_options(args.mount_options),
         subtype=subtype,
+        supervised=args.supervised,
         timings=args.timings,
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zerofs.errors import ZerofsError, describe
@@ -16,22 +17,36 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEBUG_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(threadName)s] %(message)s"
 
 
-def run_mount(program: str, options: MountOptions, *, announcement: str) -> int:
+def run_mount(program: str, options: MountOptions, again: Sequence[str], *, announcement: str) -> int:
     """Mount and serve until the end; returns the exit status.
 
     `announcement` is printed once the tree can be used; with ``--daemon`` by the process that the user
-    started, which then ends.  Raises ZerofsError where the mount cannot be made.
+    started, which then ends.  `again`: what `zerofs.cli.serving` makes the same `options` of.  Raises ZerofsError
+    where the mount cannot be made.
     """
-    from zerofs.mount.service import run
-
+    run = _runner(options, again)
     _fill_standard_descriptors()
     if options.log is not None:
         _make_room(options.log)
     if options.daemon:
-        return _run_daemon(program, options, announcement)
-    _open_log(options.log, debug=options.debug)
+        return _run_daemon(program, options, run, announcement)
+    open_log(options.log, debug=options.debug)
     run(options, lambda: _announce(announcement))
     return 0
+
+
+def _runner(
+    options: MountOptions, again: Sequence[str]
+) -> Callable[[MountOptions, Callable[[], None]], None]:
+    """What mounts: this process, or another that it supervises."""
+    if options.supervised:
+        from zerofs.mount.supervisor import supervise
+
+        here = Path.cwd()
+        return lambda options, ready: supervise(options, again, here, ready)
+    from zerofs.mount.service import run
+
+    return run
 
 
 def _fill_standard_descriptors() -> None:
@@ -47,9 +62,13 @@ def _announce(line: str) -> None:
         os.write(1, os.fsencode(line) + b"\n")
 
 
-def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
+def _run_daemon(
+    program: str,
+    options: MountOptions,
+    run: Callable[[MountOptions, Callable[[], None]], None],
+    announcement: str,
+) -> int:
     from zerofs.mount.daemon import detach
-    from zerofs.mount.service import run
 
     options = absolute(options, Path.cwd())  # a daemon leaves the directory that they are relative to
     daemon = detach(log=options.log or DAEMON_LOG, pid_file=options.pid_file, announce=announcement)
@@ -61,7 +80,7 @@ def _run_daemon(program: str, options: MountOptions, announcement: str) -> int:
         daemon.ready()
 
     try:
-        _open_log(None, debug=options.debug)  # stderr is the log by now
+        open_log(None, debug=options.debug)  # stderr is the log by now
         run(options, ready)
     except ZerofsError as error:
         if announced:
@@ -93,7 +112,8 @@ def _make_room(path: Path) -> None:
         raise _cannot_log(path, error) from error
 
 
-def _open_log(path: Path | None, *, debug: bool) -> None:
+def open_log(path: Path | None, *, debug: bool) -> None:
+    """Log to `path`, or to stderr."""
     try:
         handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
     except OSError as error:

@@ -34,7 +34,7 @@ def options_of(path: Path, *, swapped: bool) -> MountOptions | None:
     try:
         arguments = [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
         options = _parse(arguments)
-        cache = _cache_of(process)
+        cache = next(filter(None, map(_cache_of, [process, *_children(process)])), None)
         here = (
             _started_in(process) if options is not None and options.daemon else (process / "cwd").readlink()
         )
@@ -95,6 +95,14 @@ def _parse(words: Sequence[str]) -> MountOptions | None:
             arguments.remove("mount")
             return parse_mount(arguments)
     return None
+
+
+def _children(process: Path) -> list[Path]:
+    """The processes that a supervisor has started, the latest first."""
+    if "--supervised" not in os.fsdecode((process / "cmdline").read_bytes()):
+        return []
+    numbers = (process / "task" / process.name / "children").read_text().split()
+    return [Path("/proc") / number for number in reversed(numbers)]
 
 
 def _cache_of(process: Path) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import mountinfo
-from zerofs.mount.backend import open_backend, sweep
+from zerofs.mount.aftermath import clear_below
 from zerofs.mount.unmount import server_of, unmount
 
 EPILOG = """\
@@ -43,7 +43,7 @@ def _unmount(target: Path) -> None:
     process = None if server is None else _process(server)
     unmount(target)
     if process is None:
-        _clean_after(mount)
+        clear_below(mount)
         return
     try:  # it takes the layers below down, too
         if not select.select([process], [], [], _END_SECONDS)[0]:
@@ -53,15 +53,6 @@ def _unmount(target: Path) -> None:
             )
     finally:
         os.close(process)
-
-
-def _clean_after(mount: mountinfo.Mount) -> None:
-    """Take down what a killed process left besides its `mount`: the layers of a union, a private backend."""
-    sweep()
-    for lower in mount.lower_dirs():
-        layer = mountinfo.top(lower)
-        if layer is not None and layer.is_ours and mountinfo.is_dead(layer):
-            open_backend(Path(lower).parent).close()
 
 
 def _process(server: int) -> int | None:

@@ -173,6 +173,10 @@ cdef class Engine:
     `request(index, number, done)` asks for a chunk; `done(number, plain bytes or None)` is called once, from any
     thread.  `report(error)` is told why reads fail that no `request` failed for.  `cache` and `cache_name` are those of `CachedChunks`,
     `observer` is that of `Touches`.  `swap` and `renew` belong to one thread at a time.
+
+    A successor takes a channel over on which another engine has answered: it is told what that one had `negotiated`,
+    shares the memory of its `counts` (a descriptor), and goes on with what it had `replaced`.  Requests that the kernel
+    sends again carry another number than at first (its highest bit is set), and are answered under that one.
     """
 
     cdef int channel
@@ -197,13 +201,15 @@ cdef class Engine:
     cdef uint32_t mended  # its faults that `mend` has dealt with
     cdef bint opens_itself  # the kernel takes ENOSYS for an answer to OPEN and OPENDIR
     cdef readonly bint resends  # the kernel can be asked to send requests again
+    cdef readonly uint64_t negotiated  # what was agreed on at INIT, 0 before that: a successor is told it
+    cdef uint32_t halted  # threads take no further request
 
     def __cinit__(self, int channel, IndexMap index not None, *, cache, cache_name, request, report, kill_pending,
-                  uint64_t total_size=0, observer=None):
+                  uint64_t total_size=0, observer=None, uint64_t negotiated=0, counts=None, replaced=()):
         self.channel = channel
         self.chunks = CachedChunks(cache, cache_name)
         self.touches = Touches(observer)
-        self.lingering = Lingering()
+        self.lingering = Lingering(counts)
         self.request_chunk = request
         self.report = report
         self.kill_pending = kill_pending
@@ -211,7 +217,9 @@ cdef class Engine:
         self.parked = {}
         self.current = NULL
         self.guard = -1
-        self.swap(index, total_size)
+        self.halted = 0
+        self._agree(negotiated)
+        self.swap(index, total_size, replaced)
 
     def __dealloc__(self):
         cdef int i
@@ -339,7 +347,8 @@ cdef class Engine:
         return self.worker_count - 1
 
     def serve(self, int number):
-        """Answer requests until the file system is unmounted (returns 0) or the channel fails (its errno)."""
+        """Answer requests until the file system is unmounted (returns 0), the channel fails (its errno), or
+        `halt` was called (-1)."""
         cdef int result
         if not 0 <= number < self.worker_count:
             raise ValueError("no such worker")
@@ -350,7 +359,7 @@ cdef class Engine:
     cdef int _serve(self, Worker *worker) noexcept nogil:
         cdef ssize_t size
         cdef Request request
-        while True:
+        while not zerofs_load(&self.halted):
             size = posix_read(self.channel, worker.request, REQUEST_SIZE)
             if size < 0:
                 if errno == EINTR or errno == EAGAIN or errno == ENOENT:
@@ -361,6 +370,18 @@ cdef class Engine:
             if not self._shape(worker, size, &request):
                 continue
             self._answer(worker, &request)
+        return -1
+
+    def halt(self):
+        """Have every thread return from `serve` once it has answered, or parked, the request that it took.
+
+        One that waits for a request must be interrupted, by a signal.  Reads that are parked are answered as ever.
+        """
+        zerofs_store(&self.halted, 1)
+
+    def go_on(self):
+        """Undo `halt`, when no thread serves."""
+        zerofs_store(&self.halted, 0)
 
     cdef bint _shape(self, Worker *worker, size_t size, Request *request) noexcept nogil:
         """Whether the request has the parts that its operation needs: the one place where lengths are checked."""
@@ -500,8 +521,7 @@ cdef class Engine:
         if offered & FUSE_INIT_EXT and request.size >= sizeof(zerofs_init_in):
             offered |= <uint64_t>asked.flags2 << 32
         wanted &= offered
-        self.opens_itself = wanted & FUSE_NO_OPEN_SUPPORT != 0 and wanted & FUSE_NO_OPENDIR_SUPPORT != 0
-        self.resends = wanted & ZEROFS_HAS_RESEND != 0
+        self._agree(wanted)
         answer.flags = <uint32_t>wanted
         answer.flags2 = <uint32_t>(wanted >> 32)
         answer.max_readahead = READAHEAD
@@ -513,6 +533,11 @@ cdef class Engine:
         if asked.minor < 23:
             size = FUSE_COMPAT_22_INIT_OUT_SIZE
         self._data(request.header.unique, &answer, size)
+
+    cdef void _agree(self, uint64_t flags) noexcept nogil:
+        self.opens_itself = flags & FUSE_NO_OPEN_SUPPORT != 0 and flags & FUSE_NO_OPENDIR_SUPPORT != 0
+        self.resends = flags & ZEROFS_HAS_RESEND != 0
+        self.negotiated = flags
 
     cdef void _open(self, uint64_t unique, uint64_t inode, bint directory) noexcept nogil:
         cdef fuse_open_out answer
@@ -685,6 +710,14 @@ cdef class Engine:
     def lingering_names(self) -> list:
         """The (row of the directory, name) pairs that still lead to a node of before a swap."""
         return list(self.lingering.names)
+
+    def lingering_nodes(self) -> list:
+        """The same with the old row that each leads to, as `swap` takes them."""
+        return list(self.lingering.names.items())
+
+    def forgotten(self, uint64_t row):
+        """The kernel does not know this node, whatever was counted: a request that was sent again counts twice."""
+        self.lingering.forget(row)
 
     # -- reading ---------------------------------------------------------------------------
 

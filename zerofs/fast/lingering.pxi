@@ -10,14 +10,18 @@ cdef class Lingering:
 
     The kernel counts what it was told of a node, and says how many it forgets: so do we, since a FORGET may overtake
     a LOOKUP that another thread answers.  `mark` and `unmark` need no GIL; everything else does.
+
+    The counts of a mount that is to outlive this process lie in a file in memory, `shared` (a descriptor).
     """
 
-    cdef bytearray counted  # a 32-bit number a row
+    cdef object shared  # the descriptor, or None
+    cdef object counted  # a 32-bit number a row: a bytearray, or the file's map
     cdef uint32_t *counts  # its bytes: row → references that the kernel holds
     cdef dict names  # (row of the directory, name) → the old row that it still leads to
     cdef bint any  # whether there are such names
 
-    def __cinit__(self):
+    def __cinit__(self, shared=None):
+        self.shared = shared
         self.counted = bytearray()
         self.counts = NULL
         self.names = {}
@@ -28,14 +32,31 @@ cdef class Lingering:
         No thread may `mark` or `unmark` meanwhile.
         """
         cdef uint64_t old
-        self.counted.extend(bytes(4 * rows - <uint64_t>len(self.counted)))
-        self.counts = <uint32_t *>PyByteArray_AS_STRING(self.counted)
+        if self.shared is None:
+            self.counted.extend(bytes(4 * rows - <uint64_t>len(self.counted)))
+            self.counts = <uint32_t *>PyByteArray_AS_STRING(<bytearray>self.counted)
+        else:
+            self._map(rows)
         for place, old in replaced:
             # replaced twice while it is held: it goes on leading to what the kernel knows
             if place not in self.names and self.counts[old]:
                 self.names[place] = old
         self.any = bool(self.names)
         return 0
+
+    cdef int _map(self, uint64_t rows) except -1:
+        cdef Py_buffer view
+        if <uint64_t>os.fstat(self.shared).st_size < 4 * rows:
+            os.ftruncate(self.shared, 4 * rows)
+        self.counted = mmap.mmap(self.shared, 4 * rows)
+        PyObject_GetBuffer(self.counted, &view, PyBUF_WRITABLE)
+        self.counts = <uint32_t *>view.buf  # nobody closes the map: it is there as long as it is referred to
+        PyBuffer_Release(&view)
+        return 0
+
+    cdef int forget(self, uint64_t row) except -1:
+        self.counts[row] = 0
+        return self.release()
 
     cdef inline void mark(self, uint64_t row) noexcept nogil:
         zerofs_count(&self.counts[row], 1)

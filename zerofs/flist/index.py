@@ -28,6 +28,7 @@ import contextlib
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,8 @@ class Node(NamedTuple):
 class Index:
     """A mapped index.  Read-only and immutable, so any thread may use it; `close` unmaps it."""
 
+    descriptor: int | None = None  # of a file that has no name, as long as the index is there
+
     def __init__(self, mapped: mmap.mmap | bytes, origin: str) -> None:
         """Check `mapped`, the bytes of an index file; FlistCorruptError names `origin` and what is wrong."""
         self._mapped = mapped
@@ -148,7 +151,15 @@ class Index:
         """An index that only this process (and who inherits its descriptors) sees: nothing is left behind."""
         with _memory_file() as descriptor:
             _write(descriptor, tables, tables.content_hash())
-            return cls._map(descriptor, "index in memory")
+            return cls.inherited(os.dup(descriptor))
+
+    @classmethod
+    def inherited(cls, descriptor: int) -> Index:
+        """The index in the file `descriptor`, which now belongs to it.  Raises FlistCorruptError."""
+        index = cls._map(descriptor, "index in memory")
+        index.descriptor = descriptor
+        weakref.finalize(index, os.close, descriptor)
+        return index
 
     @classmethod
     def _map(cls, descriptor: int, origin: str) -> Index:

@@ -112,6 +112,18 @@ def profile_path(state: Path, content_hash: bytes) -> Path:
     return state / f"{content_hash.hex()}.profile"
 
 
+def open_index_file(index: Index, state: Path) -> int:
+    """A descriptor of the file that holds `index`, or of a copy in memory where that has lost its name."""
+    if index.descriptor is not None:
+        return os.dup(index.descriptor)
+    try:
+        return os.open(index_path(state, index.content_hash.hex()), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        copy = Index.anonymous(index.sections()).descriptor
+        assert copy is not None
+        return os.dup(copy)
+
+
 def prepare_state(state: Path) -> None:
     """Make the directory of indexes; CacheError where that cannot be.
 

@@ -14,10 +14,10 @@ import logging
 import os
 import pwd
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from zerofs.errors import BackendError, MountError
 from zerofs.mount import emptying, mountinfo
@@ -72,6 +72,31 @@ class Backend:
     def cache(self) -> Path:
         """Where the cache is unless the user says otherwise; made by its user."""
         return self._shared / "ca"
+
+    @classmethod
+    def inherited(cls, left: Mapping[str, Any], lock: int) -> Backend:
+        """The backend of a process that this one takes over from: what it `remembered`, and its lock."""
+        return cls(
+            Path(left["path"]),
+            lock,
+            private=left["private"],
+            layers=Path(left["layers"]),
+            shared=Path(left["shared"]),
+        )
+
+    def remembered(self) -> dict[str, object]:
+        """All but the lock, for `inherited`."""
+        return {
+            "path": os.fspath(self.path),
+            "private": self._private,
+            "layers": os.fspath(self._layers),
+            "shared": os.fspath(self._shared),
+        }
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock, for whoever is to hold it longer than this process."""
+        return self._lock
 
     @property
     def private(self) -> bool:

@@ -1,7 +1,8 @@
 """The FUSE channel: mounted through llfuse, whoever answers on it, and taken down again.
 
 Role: below both engines.  llfuse keeps one session a process, as module state, so a process has one channel.
-Without root, libfuse has the set-user-id ``fusermount`` do the mounting.  Main thread; no locks.
+Without root, libfuse has the set-user-id ``fusermount`` do the mounting.  A process that takes a mount over has the
+channel from its supervisor, without llfuse (`Channel.inherited`).  Main thread; no locks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from zerofs.errors import MountError
@@ -27,7 +28,9 @@ READAHEAD_KIB = 1024  # two chunks ahead; the kernel's default of 128 KiB caps s
 
 
 class Channel:
-    """A mounted FUSE channel on which nothing has been answered yet."""
+    """A mounted FUSE channel on which nothing has been answered yet, unless it is inherited."""
+
+    _is_ours = True  # to be closed by llfuse
 
     def __init__(self, operations: object, mountpoint: Path, options: set[str]) -> None:
         """Mount.  `operations` are what llfuse would call; raises MountError where the host does not allow it."""
@@ -48,14 +51,30 @@ class Channel:
                 f"cannot mount at {mountpoint}: {reason}",
                 hint="check the permissions, and that fusermount is installed where you are not root",
             )
+        (descriptor,) = notify.channels() - before
+        self._set_up(descriptor, mountinfo.top(mountpoint))
+
+    @classmethod
+    def inherited(cls, descriptor: int, mountpoint: Path, mount_id: int | None) -> Channel:
+        """The channel of a process that this one takes over from."""
+        self = cls.__new__(cls)
+        self._is_ours = False
+        self.mountpoint = mountpoint
+        self._set_up(descriptor, next((mount for mount in mountinfo.read() if mount.id == mount_id), None))
+        return self
+
+    def _set_up(self, descriptor: int, mount: mountinfo.Mount | None) -> None:
         # `cut` interrupts threads by it, and llfuse ends its workers so; without a handler it would end the process
         signal.signal(signal.SIGUSR1, lambda *_: None)
-        self._mount = mountinfo.top(mountpoint)
-        self.device = (
-            "" if self._mount is None else self._mount.device
-        )  # "major:minor", as the mount table says
-        (self.descriptor,) = notify.channels() - before
-        self.notifier = notify.Notifier(self.descriptor)
+        self._mount = mount
+        self.device = "" if mount is None else mount.device  # "major:minor", as the mount table says
+        self.descriptor = descriptor
+        self.notifier = notify.Notifier(descriptor)
+
+    @property
+    def mount_id(self) -> int | None:
+        """The mount's number in the mount table; None where it has left that."""
+        return None if self._mount is None else self._mount.id
 
     def raise_readahead(self) -> None:
         """Have the kernel read further ahead, where this process may tell it to."""
@@ -91,17 +110,25 @@ class Channel:
 
     def close(self) -> None:
         """End the session; nobody may use the descriptor any more."""
-        import llfuse
+        if self._is_ours:
+            import llfuse
 
-        llfuse.close(unmount=False)
+            llfuse.close(unmount=False)
+        else:
+            os.close(self.descriptor)
+
+
+def interrupt(threads: Iterable[int]) -> None:
+    """Have the system calls of these threads of this process end with EINTR."""
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):
+            tgkill(thread, signal.SIGUSR1)
 
 
 def _interrupt_other_threads() -> None:
     """Have their system calls end with EINTR; Python's own are resumed, and so are llfuse's and libfuse's."""
-    for entry in Path("/proc/self/task").iterdir():
-        if (thread := int(entry.name)) != threading.get_native_id():
-            with contextlib.suppress(ProcessLookupError):
-                tgkill(thread, signal.SIGUSR1)
+    threads = {int(entry.name) for entry in Path("/proc/self/task").iterdir()}
+    interrupt(threads - {threading.get_native_id()})
 
 
 def _check_device() -> None:

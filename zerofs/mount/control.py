@@ -36,35 +36,20 @@ class Control:
     """Listens as soon as it is made.  `fileno` becomes readable when `serve` has something to do.
 
     `provider` makes the document that is asked for; it must not wait for anything.  Raises OSError where this
-    process has no place for a socket.
+    process has no place for a socket.  `listener`: that of somebody else, who keeps the name.
     """
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, listener: socket.socket | None = None) -> None:
         self._provider = provider
         self._clients: dict[int, _Client] = {}  # by descriptor, the oldest first
         with contextlib.ExitStack() as stack:
-            self._directory = controlplace.make_directory()
-            stack.callback(os.close, self._directory)
-            controlplace.sweep(self._directory)
-            self._listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            self._bind()
-            stack.callback(self._unlink)
+            self._listener = (
+                stack.enter_context(controlplace.Place()).socket if listener is None else listener
+            )
             self._epoll = stack.enter_context(select.epoll())
             # edge-triggered: a connection that cannot be accepted, for want of descriptors, must not keep us busy
             self._epoll.register(self._listener, select.EPOLLIN | select.EPOLLET)
             self._closing = stack.pop_all()
-
-    def _bind(self) -> None:
-        self._listener.setblocking(False)
-        os.fchmod(self._listener.fileno(), 0o600)  # the mode with which the name appears
-        place = controlplace.address(self._directory, os.getpid())
-        try:
-            self._listener.bind(place)
-        except OSError:  # left by a process that had our number
-            if not controlplace.remove_stale(self._directory, os.getpid()):
-                raise
-            self._listener.bind(place)
-        self._listener.listen(MOST_CLIENTS)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -135,10 +120,6 @@ class Control:
         client = self._clients.pop(fd)
         self._epoll.unregister(client.connection)
         client.connection.close()
-
-    def _unlink(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{os.getpid()}.sock", dir_fd=self._directory)
 
 
 class _Client:

@@ -1,6 +1,7 @@
 """Where the control sockets of mounts lie: ``PID.sock`` in a directory that is its owner's alone.
 
-Place: below `control`, which answers at such a socket, and `inquiry`, which asks.  Root's directory is
+Place: below `control`, which answers at such a socket, and `inquiry`, which asks; a `supervisor` has a second one,
+``PID.upgrade``.  Root's directory is
 ``/run/zerofs``; that of others is ``zerofs`` in their ``XDG_RUNTIME_DIR``, or a private one in ``/tmp`` where there
 is none.  A directory that belongs to somebody else, or that others may enter, is never used: who could place a socket
 there could answer for a mount.  Sockets are reached through the open directory, so its path may be longer than the
@@ -18,8 +19,11 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
-_NAME = re.compile(r"(\d{1,10})\.sock")
+_NAME = re.compile(r"(\d{1,10})\.(?:sock|upgrade)")
+MOST_WAITING = 8  # who have connected and were not accepted yet
+STATS, UPGRADE = "sock", "upgrade"  # what can be asked for there
 
 
 def candidates(owner: int) -> list[Path]:
@@ -73,14 +77,55 @@ def opened_directories(owner: int) -> Iterator[list[int]]:
         yield found
 
 
-def address(directory: int, process: int) -> str:
-    """The address of the socket of `process`, by way of the open directory."""
-    return f"/proc/self/fd/{directory}/{process}.sock"
+class Place:
+    """A socket that listens under this process's name, until it is closed.  Raises OSError where there is no place."""
+
+    def __init__(self, kind: str = STATS) -> None:
+        self._kind = kind
+        self._process = os.getpid()  # a child that has a copy of this does not take the name away
+        with contextlib.ExitStack() as stack:
+            self._directory = make_directory()
+            stack.callback(os.close, self._directory)
+            sweep(self._directory)
+            self.socket = stack.enter_context(socket.socket(socket.AF_UNIX))
+            self._bind()
+            stack.callback(self._unlink)
+            self._closing = stack.pop_all()
+
+    def _bind(self) -> None:
+        self.socket.setblocking(False)
+        os.fchmod(self.socket.fileno(), 0o600)  # the mode with which the name appears
+        place = address(self._directory, self._process, self._kind)
+        try:
+            self.socket.bind(place)
+        except OSError:  # left by a process that had our number
+            if not remove_stale(self._directory, self._process, self._kind):
+                raise
+            self.socket.bind(place)
+        self.socket.listen(MOST_WAITING)
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._process}.{self._kind}", dir_fd=self._directory)
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def address(directory: int, process: int, kind: str = STATS) -> str:
+    """The address of a socket of `process`, by way of the open directory."""
+    return f"/proc/self/fd/{directory}/{process}.{kind}"
 
 
 def processes(directory: int) -> list[int]:
     """Those who have a socket in `directory`, dead or alive."""
-    return sorted(int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name)))
+    return sorted({int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name))})
 
 
 def sweep(directory: int) -> None:
@@ -88,9 +133,10 @@ def sweep(directory: int) -> None:
     for process in processes(directory):
         if not Path(f"/proc/{process}").exists():
             remove_stale(directory, process)
+            remove_stale(directory, process, UPGRADE)
 
 
-def remove_stale(directory: int, process: int) -> bool:
+def remove_stale(directory: int, process: int, kind: str = STATS) -> bool:
     """Remove the socket of `process` unless somebody listens; whether there is none any more.
 
     A process that this one does not see may live in another PID namespace.
@@ -98,12 +144,12 @@ def remove_stale(directory: int, process: int) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(address(directory, process))
+            probe.connect(address(directory, process, kind))
         except FileNotFoundError:
             return True
         except ConnectionRefusedError:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{process}.sock", dir_fd=directory)
+                os.unlink(f"{process}.{kind}", dir_fd=directory)
             return True
         except OSError:
             return False  # its queue is full, so somebody has one

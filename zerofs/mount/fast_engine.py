@@ -4,6 +4,9 @@ Role: takes the channel that llfuse mounted before llfuse has answered anything,
 that need no interpreter.  What the engine cannot decide it asks from here: chunks that are not in
 the cache, and whether a reader is being killed.
 
+It can be replaced while it serves: `halt` has it take no more requests, and another process that has its `Inheritance`
+goes on.
+
 Threads: `WORKERS` that take requests, none of which ever waits for a store; one that ticks: it ends
 generations of the chunk table, reads whose deadline is over, and waits of readers that are being killed.
 """
@@ -14,15 +17,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs._fast import Engine, IndexMap
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
-from zerofs.mount.channel import Channel
+from zerofs.mount.channel import Channel, interrupt
 from zerofs.mount.engine import ReadCounts, Served
 
 if TYPE_CHECKING:
@@ -35,7 +38,18 @@ _OLDEST_KERNEL = (5, 1)  # the first one that opens directories by itself
 _TICK = 1.0  # seconds; a generation lasts that long, and a late read is noticed that late
 _SHORT_TICK = 0.01  # seconds, when the cache needs the pages that a generation keeps
 _END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy and is only detached
+_INTERRUPT_PAUSE = 0.002  # seconds between two interruptions: a thread may have been about to read
 _SIGKILL_BIT = 1 << 8
+
+
+class Inheritance(NamedTuple):
+    """What an engine needs to go on where another one stopped."""
+
+    channel: int
+    counts: int  # what the kernel holds, in a file in memory that both share
+    negotiated: int
+    mount_id: int | None
+    replaced: Sequence[tuple[tuple[int, bytes], int]]
 
 
 def is_possible() -> bool:
@@ -52,9 +66,24 @@ class FastEngine:
 
     name = "fast"
 
-    def __init__(self, served: Served, mountpoint: Path, options: set[str]) -> None:
+    def __init__(
+        self,
+        served: Served,
+        mountpoint: Path,
+        options: set[str],
+        inherited: Inheritance | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        """Mount, or take over what is `inherited`.  `shared`: so that it can be inherited from this one."""
         self._served = served
-        self._channel = Channel(None, mountpoint, options)  # llfuse mounts, and is never asked to answer
+        self._inherited = inherited
+        if inherited is not None:
+            self._channel = Channel.inherited(inherited.channel, mountpoint, inherited.mount_id)
+            self.counts: int | None = inherited.counts
+        else:
+            self._channel = Channel(None, mountpoint, options)  # llfuse mounts, and is never asked to answer
+            self.counts = os.memfd_create("zerofs-counts", os.MFD_CLOEXEC) if shared else None
         self.notifier = self._channel.notifier
         self.device = self._channel.device
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
@@ -68,21 +97,40 @@ class FastEngine:
             kill_pending=_kill_pending,
             total_size=served.tree.total_size,
             observer=served.observer,
+            negotiated=0 if inherited is None else inherited.negotiated,
+            counts=self.counts,
+            replaced=() if inherited is None else inherited.replaced,
         )
         self._change = threading.Lock()  # around what replaces the engine's view
         self._stopping = threading.Event()
         self._wake = threading.Event()  # the tick is to come at once
         served.cache.when_short(self._wake.set)
         self._threads: list[threading.Thread] = []
+        self._numbers: list[int] = []  # of the workers
         self._serving = 0
+        self._halted = False
 
     def start(self) -> None:
-        numbers = [self._engine.add_worker() for _ in range(WORKERS)]
-        self._serving = len(numbers)
-        for number in numbers:
-            self._run(f"fuse-{number}", partial(self._serve, number))
+        self._numbers = [self._engine.add_worker() for _ in range(WORKERS)]
+        if self._inherited is not None:
+            self._send_again()
+        self._start_workers()
         self._run("fuse-tick", self._tick)
-        self._channel.raise_readahead()
+        if self._inherited is None:
+            self._channel.raise_readahead()
+
+    def _start_workers(self) -> None:
+        self._serving = len(self._numbers)
+        for number in self._numbers:
+            self._run(f"fuse-{number}", partial(self._serve, number))
+
+    def _send_again(self) -> None:
+        """Ask for what the predecessor took and did not answer."""
+        if self._engine.resends:
+            try:
+                self.notifier.send_again()
+            except OSError as error:  # unmounted meanwhile, as the workers are about to find out
+                log.debug("no request is sent again: %s", error)
 
     def _run(self, name: str, target: Callable[[], None]) -> None:
         # daemons: a mount that is busy when it is taken down must not keep the process
@@ -90,15 +138,56 @@ class FastEngine:
         self._threads.append(thread)
         thread.start()
 
+    # -- handing over ----------------------------------------------------------------------
+
+    def inheritance(self) -> Inheritance:
+        """What a successor needs; for an engine that has started, and shares its counts."""
+        assert self.counts is not None
+        nodes = self._engine.lingering_nodes()
+        channel = self._channel
+        return Inheritance(channel.descriptor, self.counts, self._engine.negotiated, channel.mount_id, nodes)
+
+    @property
+    def resends(self) -> bool:
+        """Whether the kernel sends again what a server took and did not answer."""
+        return self._engine.resends
+
+    def halt(self, patience: float) -> bool:
+        """Take no more requests; what was taken is answered when this returns, but for parked reads.
+
+        These are left to the successor where the kernel sends them again; otherwise they are waited for, for
+        `patience` seconds at most.  Whether all were answered, or will be sent again.
+        """
+        self._halted = True
+        self._engine.halt()
+        workers = [thread for thread in self._threads if thread.name != "fuse-tick"]
+        while alive := [thread.native_id for thread in workers if thread.is_alive()]:
+            interrupt(thread for thread in alive if thread is not None)
+            time.sleep(_INTERRUPT_PAUSE)
+        end = time.monotonic() + patience
+        while not self.resends and self.reads().waiting and time.monotonic() < end:
+            time.sleep(_INTERRUPT_PAUSE)
+        return self.resends or not self.reads().waiting
+
+    def go_on(self) -> None:
+        """Serve again after `halt`: there was no successor."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._engine.go_on()
+        self._halted = False
+        self._send_again()
+        self._start_workers()
+
+    # --------------------------------------------------------------------------------------
+
     def _serve(self, number: int) -> None:
         try:
             failure = self._engine.serve(number)
-            if failure:
+            if failure > 0:
                 log.error("the FUSE channel failed: %s", os.strerror(failure))
         finally:
             with self._change:
                 self._serving -= 1
-                last = self._serving == 0
+                last = self._serving == 0 and not self._halted
             if last:
                 os.eventfd_write(self.ended, 1)
 
@@ -136,7 +225,15 @@ class FastEngine:
             self._engine.swap(index.map, index.total_size, replaced)
 
     def lingering_names(self) -> list[tuple[int, bytes]]:
+        if self._inherited is not None:
+            self._recount()
         return self._engine.lingering_names()
+
+    def _recount(self) -> None:
+        """Let go of what the kernel holds no more: a predecessor that was killed may have counted it twice."""
+        for _, row in self._engine.lingering_nodes():
+            if not self.notifier.forget_attributes(row + 1):
+                self._engine.forgotten(row)
 
     def reads(self) -> ReadCounts:
         return ReadCounts(*self._engine.reads())

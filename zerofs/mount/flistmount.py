@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +31,10 @@ from zerofs.store.url import redact
 
 if TYPE_CHECKING:
     from zerofs.flist.graft import Graft
-    from zerofs.mount.service import Timings
+    from zerofs.mount.estate import Estate
+    from zerofs.mount.fast_engine import FastEngine
+    from zerofs.mount.session import Session
+    from zerofs.mount.timings import Timings
     from zerofs.prefetch.completion import Completion
     from zerofs.prefetch.prefetcher import Prefetcher
     from zerofs.store.router import Router
@@ -57,33 +60,71 @@ class FlistMount:
         place: Path,
         interruptible: Callable[[], AbstractContextManager[None]],
         timings: Timings,
+        session: Session | None = None,
     ) -> None:
+        self._session = session
         self._options = options
         self._place = place
         self._interruptible = interruptible  # around what may take long: reading flists
         self._directory = options.cache or backend.cache
-        self._state = self._directory / "flists"
+        self.state = self._directory / "flists"  # where indexes lie
         self._timings = timings
         self._closers: list[Callable[[], None]] = []
-        self._base: list[Index] = []  # of the flists on the command line
+        self._loaded: Sequence[LoadedFlist] = ()  # the flists on the command line
+        self._first: Index  # what was mounted at first: profiles are about it
         self._mounted: Index
+        self._engine: FuseEngine
         self._completion: Completion | None = None
         self._prefetcher: Prefetcher | None = None
         self._served: Served
         self._router: Router
-        self._flists = list(options.meta)  # that the mounted tree is made of, the last on top
+        self._flists: list[str] = list(options.meta)  # that the mounted tree is made of, the last on top
         self._since = 0.0  # time.monotonic()
 
     def mount(self) -> None:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
         with self._interruptible():
-            flists = [self._load(argument) for argument in self._options.meta]
-            self._base = [flist.index for flist in flists]
-            self._mounted = load_layers(self._base, self._state)
+            self._loaded = [self._load(argument) for argument in self._options.meta]
+            self._first = self._mounted = load_layers([flist.index for flist in self._loaded], self.state)
         self._timings.mark("index")
-        self._served = self._make_served(flists)
+        self._served = self._make_served()
         self._timings.mark("cache and stores")
-        self._engine = _make_engine(self._options, self._served, self._place)
+        self._engine = _make_engine(self._options, self._served, self._place, self._session)
+        self._start()
+        self._since = time.monotonic()
+        self._timings.mark("fuse")
+
+    def take_over(self, estate: Estate, turn: Callable[[], None]) -> None:
+        """Serve what another process has mounted, as soon as `turn` returns."""
+        self._loaded, self._first, self._mounted = estate.loaded, estate.first, estate.mounted
+        self._flists += list(estate.layers)
+        self._since = estate.since
+        self._timings.mark("index")
+        self._served = self._make_served()
+        if self._prefetcher is not None and self._mounted is not self._first:
+            self._prefetcher.swap(self._mounted)
+        from zerofs.mount.fast_engine import FastEngine
+
+        self._engine = FastEngine(self._served, self._place, set(), estate.engine, shared=True)
+        self._timings.mark("cache and stores")
+        turn()
+        self._start()
+        self._timings.mark("fuse")
+
+    def estate(self, pending: Swap | None = None) -> Estate:
+        """What a successor needs.  `pending`: a tree that is about to be served."""
+        from zerofs.mount.estate import Estate, Stale
+
+        engine = self._fast().inheritance()
+        if pending is None:
+            layers = self._flists[len(self._options.meta) :]
+            return Estate(self._loaded, self._first, self._mounted, layers, self._since, engine, None)
+        grafted, index, upper = pending
+        engine = engine._replace(replaced=[*engine.replaced, *grafted.replaced])
+        stale = Stale(grafted.entries, grafted.rows)
+        return Estate(self._loaded, self._first, index, list(upper), self._since, engine, stale)
+
+    def _start(self) -> None:
         # a reader keeps a mount busy: first it is gone, then the waits end, and so the session can
         self._closers.insert(self._closers.index(self._served.fetcher.close), self._engine.close)
         self._closers.append(self._engine.unmount)
@@ -92,13 +133,36 @@ class FlistMount:
         self._engine.start()
         if self._options.complete is not None:
             self._start_completion(self._served, self._options.complete)
-        self._since = time.monotonic()
-        self._timings.mark("fuse")
+
+    def _fast(self) -> FastEngine:
+        from zerofs.mount.fast_engine import FastEngine
+
+        assert isinstance(self._engine, FastEngine)
+        return self._engine
 
     @property
     def ended(self) -> int:
         """A descriptor that becomes readable when nobody serves the mount any more."""
         return self._engine.ended
+
+    def halt(self) -> bool:
+        """Take no more requests: a successor is about to.  Whether none is lost to it."""
+        return self._fast().halt(self._options.timeout)
+
+    @property
+    def resends(self) -> bool:
+        """Whether a successor is sent what this process took and did not answer."""
+        return self._fast().resends
+
+    def go_on(self) -> None:
+        """Undo `halt`."""
+        self._fast().go_on()
+
+    def leave(self) -> None:
+        """Let go of everything but the mount, which another process serves by now."""
+        engine = self._fast()
+        self._closers = [closer for closer in self._closers if closer not in (engine.close, engine.unmount)]
+        self.close()
 
     def close(self) -> None:
         """Unmount and let go of everything, the latest first; one that fails keeps no other from it."""
@@ -117,8 +181,11 @@ class FlistMount:
         from zerofs.flist.graft import graft
 
         with self._interruptible():
-            indexes = [*self._base, *(self._load(argument).index for argument in layers)]
-            grafted = graft(self._mounted, load_layers(indexes, self._state))
+            indexes = [
+                *(flist.index for flist in self._loaded),
+                *(self._load(argument).index for argument in layers),
+            ]
+            grafted = graft(self._mounted, load_layers(indexes, self.state))
             return Swap(grafted, Index.anonymous(grafted.tables), layers)
 
     def swap(self, tree: Swap, *, lingering: bool) -> None:
@@ -135,10 +202,14 @@ class FlistMount:
         if self._completion is not None:
             self._completion.replace(index)
         self._flists = [*self._options.meta, *layers]
+        self.forget(grafted.entries, grafted.rows)
+
+    def forget(self, entries: Iterable[tuple[int, bytes]], rows: Iterable[int]) -> None:
+        """Have the kernel ask anew for names (row of the directory, name) and attributes."""
         notifier = self._engine.notifier
-        for row, name in grafted.entries:
+        for row, name in entries:
             notifier.forget_entry(row + 1, name)
-        for row in grafted.rows:
+        for row in rows:
             notifier.forget_attributes(row + 1)
 
     def forget_lingering(self) -> bool:
@@ -160,11 +231,13 @@ class FlistMount:
 
         Waits for nothing.  No secrets are in it.
         """
-        served = self._served
+        served, session = self._served, self._session
         written, dropped = self._router.written_back()
         return {
             "mount": {
-                "process": os.getpid(),
+                "process": os.getpid() if session is None else session.supervisor,
+                "server": os.getpid(),
+                "takeovers": None if session is None else session.takeovers,
                 "target": os.fspath(target),
                 "device": self._engine.device,
                 "flists": [redact(flist) if "://" in flist else flist for flist in self._flists],
@@ -184,10 +257,10 @@ class FlistMount:
         }
 
     def _load(self, argument: str) -> LoadedFlist:
-        return load_flist(argument, self._state, max_size=self._options.max_flist_size)
+        return load_flist(argument, self.state, max_size=self._options.max_flist_size)
 
-    def _make_served(self, flists: Sequence[LoadedFlist]) -> Served:
-        options = self._options
+    def _make_served(self) -> Served:
+        options, flists = self._options, self._loaded
         size_limit = bound_of(options.cache_size, self._directory)
         free_limit = parse_cache_free(options.cache_free, self._directory)
         cache = ChunkCache(self._directory, size_limit=size_limit, free_limit=free_limit)
@@ -209,34 +282,37 @@ class FlistMount:
             from zerofs.prefetch.prefetcher import Prefetcher
 
             self._prefetcher = Prefetcher(
-                self._mounted,
+                self._first,
                 cache,
                 fetcher,
                 mode=options.prefetch,
-                profile=profile_path(self._state, self._mounted.content_hash),
+                profile=profile_path(self.state, self._first.content_hash),
+                began=self._since or None,
             )
             self._closers.append(self._prefetcher.close)
         return Served(self._mounted, cache, cache_name, fetcher, FailureLog(), self._prefetcher)
 
 
-def _make_engine(options: MountOptions, served: Served, place: Path) -> FuseEngine:
+def _make_engine(options: MountOptions, served: Served, place: Path, session: Session | None) -> FuseEngine:
     """Mount by the engine that was asked for: the fast one, unless the kernel is too old for it."""
-    fuse_options = _fuse_options(options)
+    fuse_options = _fuse_options(options, os.getpid() if session is None else session.supervisor)
     if options.engine != "llfuse":
         from zerofs.mount.fast_engine import FastEngine, is_possible
 
         if is_possible():
-            return FastEngine(served, place, fuse_options)
-        if options.engine == "fast":
-            raise MountError("this kernel is too old for the fast engine", hint="use --engine llfuse")
+            return FastEngine(served, place, fuse_options, shared=session is not None)
+        if options.engine == "fast" or session is not None:
+            raise MountError(
+                "this kernel is too old for the fast engine", hint="use --engine llfuse, without --supervised"
+            )
     from zerofs.mount.llfuse_engine import LlfuseEngine
 
     return LlfuseEngine(served, place, fuse_options)
 
 
-def _fuse_options(options: MountOptions) -> set[str]:
-    """What libfuse is told.  The source of the mount is the process id: callers find the server by it."""
-    chosen = {"ro", "default_permissions", f"fsname={os.getpid()}", f"subtype={options.subtype}"}
+def _fuse_options(options: MountOptions, process: int) -> set[str]:
+    """What libfuse is told.  The source of the mount is the `process` id: callers find the server by it."""
+    chosen = {"ro", "default_permissions", f"fsname={process}", f"subtype={options.subtype}"}
     if os.geteuid() == 0:
         chosen.add("allow_other")
     if options.read_only:

@@ -6,8 +6,10 @@ for as long as the union is mounted and is ended by its process id.  Used by the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -42,7 +44,7 @@ class FuseOverlay:
             raise MountError(f"{_NAME} takes no colon in a path: {lower}", hint="choose another --backend")
         options = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
         with tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[bytes] | _Inherited = subprocess.Popen(
                 [program() or _NAME, "-f", "-o", options, os.fspath(target)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -53,6 +55,17 @@ class FuseOverlay:
                 errors.seek(0)
                 said = errors.read(4096).decode(errors="replace").strip().replace("\n", "; ")
                 raise MountError(f"{_NAME} cannot mount {target}: {said or 'it does not start'}")
+
+    @classmethod
+    def inherited(cls, process: int, target: Path) -> FuseOverlay:
+        """A union whose program another process of ours has started."""
+        self = cls.__new__(cls)
+        self.target = target
+        self._process = _Inherited(process)
+        return self
+
+    def remembered(self) -> dict[str, int]:
+        return {"process": self._process.pid}
 
     @property
     def process_id(self) -> int:
@@ -93,6 +106,29 @@ class FuseOverlay:
             except subprocess.TimeoutExpired:
                 continue
             return
+
+
+class _Inherited:
+    """A program that is nobody's child any more, with as much of `subprocess.Popen` as is used here."""
+
+    def __init__(self, process: int) -> None:
+        self.pid = process
+        try:
+            self._fd: int | None = os.pidfd_open(process)
+        except ProcessLookupError:
+            self._fd = None
+
+    def poll(self) -> int | None:
+        return 0 if self._fd is None or select.select([self._fd], [], [], 0)[0] else None
+
+    def send_signal(self, number: int) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._fd, number)
+
+    def wait(self, timeout: float) -> None:
+        if self._fd is not None and not select.select([self._fd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(_NAME, timeout)
 
 
 def _escape(path: Path) -> str:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zerofs.errors import MountError, UsageError
+from zerofs.errors import MountError, TakeoverError, UsageError
 from zerofs.mount import controlplace, mountinfo
 from zerofs.mount.backend import user_name
 from zerofs.mount.control import CREDENTIALS
@@ -27,6 +27,8 @@ from zerofs.mount.mountinfo import Mount
 from zerofs.mount.unmount import flist_of
 
 PATIENCE = 5.0  # seconds for an answer; a live swap of a large tree keeps a mount busy for longer
+UPGRADE_PATIENCE = 300.0  # seconds: a large tree is checked before it is served
+_PLACES = {"stats": (controlplace.STATS, PATIENCE), "upgrade": (controlplace.UPGRADE, UPGRADE_PATIENCE)}
 MOST_ANSWER = 4 << 20  # bytes
 _AT_ONCE = 16
 _NEW_SECONDS, _NEW_PAUSE = 1.0, 0.02  # a mount can be used a moment before it can be asked
@@ -73,11 +75,7 @@ def find(target: Path) -> Served:
 
 def ask(mount: Served) -> Document:
     """What the process behind `mount` counts.  Raises MountError where it does not say."""
-    if mount.owner != os.geteuid() != 0:
-        owner = user_name(mount.owner)
-        raise MountError(
-            f"the mount at {mount.target} belongs to {owner}", hint="ask as that user, or as root"
-        )
+    _check_owner(mount)
     with contextlib.suppress(OSError):
         return _ask_patiently(mount)
     if not _lives(mount) or _is_dead(mount.target):
@@ -87,6 +85,28 @@ def ask(mount: Served) -> Document:
         f"process {mount.process}, which serves {mount.target}, does not answer",
         hint="it may be busy with a live swap, or had no place for a control socket: see its log",
     )
+
+
+def upgrade(mount: Served) -> Document:
+    """Have the supervisor of `mount` replace the process that serves it; what it says when that is done.
+
+    Raises MountError where nobody supervises the mount, TakeoverError where the old process had to go on.
+    """
+    _check_owner(mount)
+    try:
+        document = _put(mount, "upgrade")
+    except FileNotFoundError:
+        raise MountError(
+            f"the mount at {mount.target} is not supervised: its process cannot be replaced",
+            hint="mount it with --supervised",
+        ) from None
+    except OSError as error:
+        raise MountError(
+            f"process {mount.process}, the supervisor of {mount.target}, does not answer: {error.strerror or error}"
+        ) from error
+    if "error" in document:
+        raise TakeoverError(f"{mount.target} is served by the old process: {document['error']}")
+    return document
 
 
 def everything() -> list[Answer]:
@@ -140,49 +160,73 @@ def _try(mount: Served) -> Answer:
     return Answer(mount._replace(target=document["mount"]["target"]), document)
 
 
+def _check_owner(mount: Served) -> None:
+    if mount.owner != os.geteuid() != 0:
+        owner = user_name(mount.owner)
+        raise MountError(
+            f"the mount at {mount.target} belongs to {owner}", hint="ask as that user, or as root"
+        )
+
+
 def _ask_patiently(mount: Served) -> Document:
     """Raises OSError where nobody answers, soon if there is not even a socket."""
     end = time.monotonic() + _NEW_SECONDS
     while True:
         try:
             return _ask_at_once(mount)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError):
             if time.monotonic() >= end or not _lives(mount):
                 raise
         time.sleep(_NEW_PAUSE)
 
 
 def _ask_at_once(mount: Served) -> Document:
-    """Raises FileNotFoundError where there is no socket, ConnectionRefusedError where nobody of the mount listens."""
+    """Raises OSError as `_put` does, and where another mount is served there."""
+    document = _put(mount, "stats")
+    if "error" in document:
+        raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
+    if not _names_its_mount(document):
+        raise _senseless(mount)
+    if document["mount"]["device"] != mount.device:
+        raise ConnectionRefusedError  # a later process with the same number serves another mount
+    return document
+
+
+def _put(mount: Served, what: str) -> Document:
+    """The answer.
+
+    Raises FileNotFoundError where there is no socket, ConnectionRefusedError where nobody of the mount listens.
+    """
+    kind, patience = _PLACES[what]
     with controlplace.opened_directories(mount.owner) as directories:
         for directory in directories:
-            with contextlib.suppress(FileNotFoundError), _connected(directory, mount) as connection:
-                connection.sendall(b'{"ask": "stats"}\n')
-                document = _read(connection, mount)
-                if document["mount"]["device"] != mount.device:
-                    raise ConnectionRefusedError  # a later process with the same number serves another mount
-                return document
+            with (
+                contextlib.suppress(FileNotFoundError),
+                _connected(directory, mount, kind, patience) as connection,
+            ):
+                connection.sendall(json.dumps({"ask": what}).encode() + b"\n")
+                return _read(connection, mount, patience)
     raise FileNotFoundError
 
 
 @contextlib.contextmanager
-def _connected(directory: int, mount: Served) -> Iterator[socket.socket]:
+def _connected(directory: int, mount: Served, kind: str, patience: float) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as connection:
         # by the kernel, so that a queue that is full is waited for, too
-        patience = struct.pack("ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-        connection.connect(controlplace.address(directory, mount.process))
+        seconds = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        connection.connect(controlplace.address(directory, mount.process, kind))
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         if CREDENTIALS.unpack(credentials)[:2] != (mount.process, mount.owner):
             raise ConnectionRefusedError  # not the one that serves the mount
         yield connection
 
 
-def _read(connection: socket.socket, mount: Served) -> Document:
+def _read(connection: socket.socket, mount: Served, patience: float) -> Document:
     """The document; root asks the mounts of others, who may answer anything, and as slowly as they like."""
     answer = bytearray()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while data := connection.recv(65536):
         answer += data
         if len(answer) > MOST_ANSWER or time.monotonic() > end:
@@ -191,18 +235,22 @@ def _read(connection: socket.socket, mount: Served) -> Document:
         document = json.loads(answer)
     except (ValueError, RecursionError):
         raise ConnectionAbortedError from None  # it ended, or dropped us, before the document was whole
-    who = f"process {mount.process}, which serves {mount.target}"
-    if isinstance(document, dict) and "error" in document:
-        raise MountError(f"{who}: {ascii(document['error'])[1:-1][:200]}")
-    if not _names_its_mount(document):
-        raise MountError(
-            f"{who}, does not say what a mount counts", hint="it is of another version, or none of ours"
-        )
-    return dict(document)
+    if not isinstance(document, dict):
+        raise _senseless(mount)
+    if "error" in document:
+        document["error"] = ascii(document["error"])[1:-1][:200]
+    return document
 
 
-def _names_its_mount(document: object) -> bool:
-    mount = document.get("mount") if isinstance(document, dict) else None
+def _senseless(mount: Served) -> MountError:
+    return MountError(
+        f"process {mount.process}, which serves {mount.target}, does not say what a mount counts",
+        hint="it is of another version, or none of ours",
+    )
+
+
+def _names_its_mount(document: Document) -> bool:
+    mount = document.get("mount")
     return isinstance(mount, dict) and all(isinstance(mount.get(key), str) for key in ("target", "device"))
 
 

@@ -22,6 +22,7 @@ _INVAL_ENTRY = struct.Struct("<QII")  # node id of the directory, bytes of the n
 _DEVICE = os.makedev(10, 229)  # the kernel's numbers for /dev/fuse
 _CODE_INVAL_INODE = 2
 _CODE_INVAL_ENTRY = 3
+_CODE_RESEND = 7
 
 
 def channels() -> set[int]:
@@ -51,6 +52,10 @@ class Notifier:
     def forget_attributes(self, inode: int) -> bool:
         """Drop the cached attributes (and the cached listing) of a node; False: the node was not known."""
         return self._send(_CODE_INVAL_INODE, _INVAL_INODE.pack(inode, -1, 0))
+
+    def send_again(self) -> None:
+        """Have the kernel send every request again that was taken and not answered (Linux 6.9, where negotiated)."""
+        self._send(_CODE_RESEND, b"")
 
     def _send(self, code: int, body: bytes) -> bool:
         try:

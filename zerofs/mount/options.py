@@ -38,4 +38,5 @@ class MountOptions(NamedTuple):
     max_flist_size: int | None = None  # bytes
     mount_options: frozenset[str] = frozenset()  # suid, dev, …
     subtype: str = "g8ufs"  # the FUSE mount's type is fuse.SUBTYPE
+    supervised: bool = False  # another process holds the mount, and starts a server anew
     timings: bool = False  # say on stderr where the time to the mount went

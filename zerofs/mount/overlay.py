@@ -17,7 +17,7 @@ import logging
 import os
 import resource
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -71,15 +71,19 @@ class Overlay(Protocol):
         """Unmount; a busy union is detached.  Does nothing where it is gone already."""
         ...
 
+    def remembered(self) -> dict[str, int]:
+        """What `inherited_overlay` needs in another process."""
+        ...
+
 
 class KernelOverlay:
     """A union by the kernel's overlayfs."""
 
-    def __init__(self, target: Path, flags: int) -> None:
+    def __init__(self, target: Path, flags: int, mount_id: int | None = None) -> None:
         self.target = target
         self._flags = flags
-        seen = mountinfo.top(target)
-        self._id = seen.id if seen is not None else -1
+        seen = mountinfo.top(target) if mount_id is None else None
+        self._id = mount_id if mount_id is not None else seen.id if seen is not None else -1
 
     def refresh(self) -> None:
         """Remount in place, which drops every entry that nobody holds; takes well under a millisecond.
@@ -93,6 +97,9 @@ class KernelOverlay:
             mount("overlay", self.target, "overlay", MS_REMOUNT | self._flags)
         except OSError as error:
             raise MountError(f"cannot remount {self.target}: {error.strerror}") from error
+
+    def remembered(self) -> dict[str, int]:
+        return {"mount": self._id, "flags": self._flags}
 
     def close(self) -> None:
         stack = mountinfo.at(self.target)
@@ -155,6 +162,15 @@ def mount_overlay(layers: Layers, target: Path, *, flags: int = 0) -> Overlay:
             f"the backend's work directory {layers.wd} cannot be written", hint=_room(layers.wd)
         )
     return overlay
+
+
+def inherited_overlay(left: Mapping[str, int], target: Path) -> Overlay:
+    """The union of a process that this one takes over from, by what it `remembered`."""
+    if "process" in left:
+        from zerofs.mount import fuse_overlayfs
+
+        return fuse_overlayfs.FuseOverlay.inherited(left["process"], target)
+    return KernelOverlay(target, left["flags"], left["mount"])
 
 
 def _mount(layers: Layers, target: Path, flags: int, fixed: Sequence[str], wanted: Sequence[str]) -> None:

@@ -13,27 +13,27 @@ first step to the last: only reading flists and emptying a backend, which may ta
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerofs.errors import FlistError, MountError, UsageError, ZerofsError, describe
-from zerofs.mount import mountinfo
+from zerofs.errors import FlistError, UsageError, ZerofsError, describe
 from zerofs.mount._linux import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID
 from zerofs.mount.backend import Backend, open_backend
+from zerofs.mount.claim import claimed_target
 from zerofs.mount.options import MountOptions
-from zerofs.mount.unmount import clear_target
+from zerofs.mount.timings import Timings
 from zerofs.mount.watch import Event, Interrupted, Watch
 from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
-    from zerofs.mount.flistmount import FlistMount
+    from zerofs.mount.flistmount import FlistMount, Swap
     from zerofs.mount.overlay import Overlay
+    from zerofs.mount.session import Left, Session
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +41,43 @@ LAYERED = ".layered"  # in the backend: further flists, one a line, for the next
 _SETTLE_FIRST, _SETTLE_LONGEST = 0.05, 30.0  # seconds between looks at names that still linger
 
 
-def run(options: MountOptions, ready: Callable[[], None]) -> None:
+def run(options: MountOptions, ready: Callable[[], None], session: Session | None = None) -> None:
     """Mount, call `ready`, serve until the mount ends, and take everything down.
 
     Raises ZerofsError where the mount cannot be made; nothing is left of it then.  A process does this
     once and then ends: from the end of the mount on it ignores SIGTERM, SIGINT and SIGHUP.
+
+    `session`: with a supervisor, who may have a mount that is to be taken over, and may have it handed over to another
+    process.
     """
-    with Watch(afterwards=signal.SIG_IGN) as watch, contextlib.ExitStack() as stack:
-        service = _Service(options, watch, stack)
+    left = None if session is None else session.left
+    unmounts = None if left is None else left.files["unmounts"]
+    with Watch(afterwards=signal.SIG_IGN, unmounts=unmounts) as watch, contextlib.ExitStack() as stack:
+        service = _Service(options, watch, stack, session)
         try:
-            service.set_up()
+            if left is None:
+                service.set_up()
+            else:
+                service.take_over(left)
             watch.check()
             ready()
             service.serve()
         except Interrupted:
             log.info("ending: interrupted")
+        except Exception as error:
+            if session is None or not service.serves:
+                raise
+            log.exception("the server fails, and is replaced")
+            session.give_up(error)
 
 
 class _Service:
-    def __init__(self, options: MountOptions, watch: Watch, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, options: MountOptions, watch: Watch, stack: contextlib.ExitStack, session: Session | None
+    ) -> None:
         self._options = options
+        self._session = session
+        self.serves = False  # what fails from now on, a successor may do better
         self._watch = watch
         self._stack = stack
         self._timings = Timings()
@@ -77,7 +94,7 @@ class _Service:
             raise UsageError(
                 "--ro without --meta: there is nothing to mount", hint="name a flist with --meta"
             )
-        with _claimed_target(options) as self._target:
+        with claimed_target(options) as self._target:
             self._backend = self._stack.enter_context(_open_backend(options))
             if options.reset and options.meta:
                 with self._watch.interruptible():
@@ -89,18 +106,31 @@ class _Service:
             if not options.read_only:
                 self._mount_overlay(self._backend)
             self._watch.add_mount(self._target)
-        self._timings.mark("ready")
-        if options.timings:
-            self._timings.report()
+        self._hand_over()
+        self._is_up()
 
-    def _mount_flist(self, backend: Backend) -> None:
+    def _is_up(self) -> None:
+        self._timings.mark("ready")
+        if self._options.timings:
+            self._timings.report()
+        if self._session is not None:
+            self._watch.add_service(self._session.fileno(), self._session.attend)
+            self.serves = True
+
+    def _new_flist(self, backend: Backend) -> FlistMount:
         from zerofs.mount.flistmount import FlistMount
 
         place = self._target if self._options.read_only else backend.ro
-        self._flist = FlistMount(self._options, backend, place, self._watch.interruptible, self._timings)
+        self._flist = FlistMount(
+            self._options, backend, place, self._watch.interruptible, self._timings, self._session
+        )
         self._stack.callback(self._flist.close)
-        self._flist.mount()
-        self._watch.add_session(self._flist.ended)
+        return self._flist
+
+    def _mount_flist(self, backend: Backend) -> None:
+        flist = self._new_flist(backend)
+        flist.mount()
+        self._watch.add_session(flist.ended)
 
     def _mount_overlay(self, backend: Backend) -> None:
         from zerofs.mount.overlay import mount_overlay
@@ -108,11 +138,88 @@ class _Service:
         self._overlay = mount_overlay(
             backend, self._target, flags=_overlay_flags(self._options.mount_options)
         )
-        self._stack.callback(self._overlay.close)
-        helper = getattr(self._overlay, "process_id", None)
+        self._add_overlay(self._overlay)
+        self._timings.mark("overlay")
+
+    def _add_overlay(self, overlay: Overlay) -> None:
+        self._stack.callback(overlay.close)
+        helper = getattr(overlay, "process_id", None)
         if helper is not None:
             self._watch.add_helper(helper)
-        self._timings.mark("overlay")
+
+    # -- from one process to the next ------------------------------------------------------
+
+    def take_over(self, left: Left) -> None:
+        """Go on where another process stopped.  Where that cannot be, the process ends, and leaves the mount alone."""
+        assert self._session is not None
+        try:
+            self._inherit(left, self._session)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor decides
+            self._session.give_up(error)
+        self._is_up()
+
+    def _inherit(self, left: Left, session: Session) -> None:
+        from zerofs.mount.estate import decode
+
+        document, files = left
+        self._target = Path(document["target"])
+        backend = self._backend = Backend.inherited(document["backend"], files["lock"])
+        self._stack.callback(backend.close)
+        estate = decode(document["flist"], files)
+        flist = self._new_flist(backend)
+        flist.take_over(estate, session.await_turn)
+        self._watch.add_session(flist.ended)
+        if document["overlay"] is not None:
+            from zerofs.mount.overlay import inherited_overlay
+
+            self._overlay = inherited_overlay(document["overlay"], self._target)
+            self._add_overlay(self._overlay)
+        if estate.stale is not None and not session.is_to_end:
+            flist.forget(*estate.stale)
+            self._refresh()
+            self._hand_over()
+
+    def _hand_over(self, pending: Swap | None = None) -> None:
+        """Tell the supervisor, where there is one, what a successor would need from now on."""
+        if self._session is None or self._flist is None or self._backend is None:
+            return
+        from zerofs.mount.estate import encode
+
+        overlay, backend = self._overlay, self._backend
+        estate = self._flist.estate(pending)
+        flist, files = encode(estate, self._flist.state)
+        try:
+            self._session.hand_over(
+                {
+                    "target": os.fspath(self._target),
+                    "backend": backend.remembered(),
+                    "overlay": None if overlay is None else overlay.remembered(),
+                    "flist": flist,
+                },
+                {**files, "lock": backend.lock, "unmounts": self._watch.unmounts},
+                target=os.fspath(self._target),
+                backend=None if backend.private else os.fspath(backend.path),
+                resends=self._flist.resends,
+            )
+        finally:
+            for name, descriptor in files.items():
+                if name.startswith("index"):
+                    os.close(descriptor)
+
+    def _retire(self) -> bool:
+        """Let a successor go on; False where there is none, after all."""
+        assert self._session is not None
+        if self._flist is None:
+            return False
+        drained = self._flist.halt()
+        if self._session.await_dismissal(drained=drained):
+            log.info("a successor has taken over")
+            self._stack.pop_all()  # what stands there is not ours any more
+            self._flist.leave()
+            return True
+        log.warning("the successor has failed: this process goes on")
+        self._flist.go_on()
+        return False
 
     # -- while it is up --------------------------------------------------------------------
 
@@ -120,14 +227,22 @@ class _Service:
         """Wait for what ends the mount; swap the tree when told to."""
         if self._flist is not None:
             self._open_control(self._flist)
-        pause: float | None = None
+        if self._session is not None and self._session.is_to_end:
+            return
+        # names that linger may have been left by a predecessor
+        pause: float | None = None if self._session is None else _SETTLE_FIRST
         while True:
             for event in self._watch.wait(pause):
-                if event is not Event.HUP:
+                if event is Event.HUP:
+                    self._swap()
+                    pause = _SETTLE_FIRST
+                elif event is not Event.RETIRE:
                     log.info("ending: %s", event.value)
+                    if self._session is not None:
+                        self._session.ending()
                     return
-                self._swap()
-                pause = _SETTLE_FIRST
+                elif self._retire():
+                    return
             if pause is not None:
                 pause = min(pause * 2, _SETTLE_LONGEST) if self._linger() else None
 
@@ -136,7 +251,8 @@ class _Service:
         from zerofs.mount.control import Control
 
         try:
-            control = Control(lambda: flist.stats(self._target))
+            listener = None if self._session is None else self._session.listener
+            control = Control(lambda: flist.stats(self._target), listener)
         except OSError as error:
             log.info("there is no place for a control socket, so nobody can ask for statistics: %s", error)
             return
@@ -160,9 +276,11 @@ class _Service:
             log.error("the tree was not swapped, the old one stays: %s", describe(error))  # noqa: TRY400
             return
         try:
+            self._hand_over(tree)  # before the kernel can learn of a node that a successor would not know
             self._flist.swap(tree, lingering=self._overlay is not None)
             if self._overlay is not None:
                 self._overlay.refresh()
+            self._hand_over()
         except (ZerofsError, OSError) as error:
             log.error("the tree was swapped, but some names may still show the old one: %s", describe(error))  # noqa: TRY400
         else:
@@ -172,37 +290,15 @@ class _Service:
         """Make the kernel let go of replaced nodes that nobody holds any more; True while some are left."""
         if self._flist is None or self._overlay is None or not self._flist.forget_lingering():
             return False
-        try:
-            self._overlay.refresh()
-        except (ZerofsError, OSError) as error:
-            log.warning("cannot refresh the overlay: %s", error)
+        self._refresh()
         return True
 
-
-class Timings:
-    """Where the time until the mount went: seconds since the process began, by step."""
-
-    def __init__(self) -> None:
-        self._marks: list[tuple[str, float]] = []
-
-    def mark(self, step: str) -> None:
-        self._marks.append((step, time.monotonic()))
-
-    def report(self) -> None:
-        """Write the steps to the log's place: stderr."""
-        before = _process_start()
-        lines = []
-        for step, at in self._marks:
-            lines.append(f"{step} {(at - before) * 1000:.1f}")
-            before = at
-        os.write(2, ("timings (ms): " + ", ".join(lines) + "\n").encode())
-
-
-def _process_start() -> float:
-    """When this process was started, on the clock of time.monotonic; the kernel counts in 10 ms steps."""
-    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return since_boot - (time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
+    def _refresh(self) -> None:
+        try:
+            if self._overlay is not None:
+                self._overlay.refresh()
+        except (ZerofsError, OSError) as error:
+            log.warning("cannot refresh the overlay: %s", error)
 
 
 def read_layered(path: Path) -> list[str] | None:
@@ -216,55 +312,12 @@ def read_layered(path: Path) -> list[str] | None:
     return [os.fsdecode(line) for line in map(bytes.strip, text.split(b"\n")) if line]
 
 
-@contextlib.contextmanager
-def _claimed_target(options: MountOptions) -> Iterator[Path]:
-    """The mount point, without links and fit to be mounted at; nobody else mounts there meanwhile.
-
-    It is created where the ancestor creates it (with ``--ro``); a dead mount at it is taken down.
-    """
-    target = mountinfo.locate(options.target)
-    if options.backend is not None and Path(os.path.realpath(options.backend)) == target:
-        raise UsageError(f"{target} cannot be backend and mount point at once", hint="name two directories")
-    clear_target(target)
-    try:
-        if options.read_only and not target.exists():
-            target.mkdir(parents=True)
-        if not target.is_dir():
-            missing = not target.exists()
-            raise MountError(
-                f"the mount point {target} does not exist" if missing else f"{target} is not a directory",
-                hint=f"mkdir {target}" if missing else "name a directory to mount at",
-            )
-        claim = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise MountError(f"cannot use the mount point {target}: {error.strerror}") from error
-    try:
-        _claim(claim, target)
-        clear_target(target)  # again: somebody may have mounted there before the claim
-        yield target
-    finally:
-        os.close(claim)
-
-
-def _claim(directory: int, target: Path) -> None:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise MountError(
-            f"{target} is busy: another process is about to mount there", hint="choose another mount point"
-        ) from None
-    except OSError as error:
-        log.debug("%s cannot be locked, two mounts at once would stack: %s", target, error)
-
-
 def _overlay_flags(chosen: frozenset[str]) -> int:
     """The mount flags of the union: set-user-id programs and devices work unless told otherwise."""
     flags = {"nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC, "noatime": MS_NOATIME}
     return sum(flag for name, flag in flags.items() if name in chosen)
 
 
-@contextlib.contextmanager
-def _open_backend(options: MountOptions) -> Iterator[Backend]:
+def _open_backend(options: MountOptions) -> Backend:
     rw_size = None if options.rw_size is None else parse_size(options.rw_size)
-    with open_backend(options.backend, rw_size=rw_size, union=not options.read_only) as backend:
-        yield backend
+    return open_backend(options.backend, rw_size=rw_size, union=not options.read_only)

@@ -35,6 +35,8 @@ class Event(enum.Enum):
     HUP = "SIGHUP"
     HELPER_ENDED = "the helper process ended"
     SESSION_ENDED = "the FUSE session ended"
+    ORPHANED = "the supervisor is gone"
+    RETIRE = "a successor is to take over"
 
 
 _SIGNALS = {signal.SIGTERM: Event.TERM, signal.SIGINT: Event.INT, signal.SIGHUP: Event.HUP}
@@ -51,25 +53,27 @@ class Interrupted(BaseException):
 class Watch:
     """A context: signals are taken from its beginning to its end.  Make and leave it in the main thread.
 
-    `afterwards` handles the signals from then on; None: who did before.
+    `afterwards` handles the signals from then on; None: who did before.  `unmounts`: that of the process which this one
+    takes over from, whose mount is watched already.
     """
 
-    def __init__(self, *, afterwards: signal.Handlers | None = None) -> None:
+    def __init__(self, *, afterwards: signal.Handlers | None = None, unmounts: int | None = None) -> None:
         self._afterwards = afterwards
         self._interruptible = False
         self._ended = False
         self._poll = select.poll()
-        self._inotify = inotify_init()
+        self._inotify = inotify_init() if unmounts is None else unmounts
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._helpers: set[int] = set()  # ours to close
         self._ends: dict[int, Event] = {}
-        self._services: dict[int, Callable[[], None]] = {}
+        self._services: dict[int, Callable[[], Event | None]] = {}
         for fd in (self._inotify, self._wake):
             self._poll.register(fd, select.POLLIN)
 
     def __enter__(self) -> Self:
         self._wakeup_before = signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         self._handlers = {number: signal.signal(number, self._note) for number in (*_SIGNALS, signal.SIGALRM)}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # a supervisor has them wait for this
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,6 +113,11 @@ class Watch:
             signal.setitimer(signal.ITIMER_REAL, *timer)
             self._interruptible = False
 
+    @property
+    def unmounts(self) -> int:
+        """The descriptor that tells of the unmount, also to a process that takes over."""
+        return self._inotify
+
     def add_mount(self, target: Path) -> None:
         """Watch the file system that is seen at `target`, mounted by now.
 
@@ -126,10 +135,10 @@ class Watch:
         """Watch a descriptor (the caller's) that becomes readable when a session has ended."""
         self._add_end(fd, Event.SESSION_ENDED)
 
-    def add_service(self, fd: int, serve: Callable[[], None]) -> None:
+    def add_service(self, fd: int, serve: Callable[[], Event | None]) -> None:
         """Call `serve` in the waiting thread whenever `fd` (the caller's) is readable.
 
-        It must not wait for anything, and does not end a wait.
+        It must not wait for anything, and ends a wait only by what it returns.
         """
         self._services[fd] = serve
         self._poll.register(fd, select.POLLIN)
@@ -167,7 +176,8 @@ class Watch:
         elif fd == self._inotify:
             yield from self._unmounts()
         elif fd in self._services:
-            self._services[fd]()
+            if (event := self._services[fd]()) is not None:
+                yield event
         else:
             self._poll.unregister(fd)
             yield self._ends.pop(fd)

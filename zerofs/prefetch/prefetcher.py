@@ -57,11 +57,19 @@ END_PATIENCE = 1.0  # seconds for threads that are to end
 class Prefetcher:
     """Prefetch for one mount of `index`.  `profile`: where that of the flist lies.
 
+    `began`: when that mount began, where another process has served it before (time.monotonic()).
     `mode`: ``on``, ``heuristics`` (no replay) or ``profile`` (no guesses).
     """
 
     def __init__(
-        self, index: Index, cache: ChunkCache, fetcher: Fetcher, *, mode: str, profile: Path
+        self,
+        index: Index,
+        cache: ChunkCache,
+        fetcher: Fetcher,
+        *,
+        mode: str,
+        profile: Path,
+        began: float | None = None,
     ) -> None:
         self._index = index
         self._cache = cache
@@ -69,7 +77,7 @@ class Prefetcher:
         self._profile = profile if mode in ("on", "profile") else None
         self._lock = threading.Lock()
         self._plan = Plan(index.map, self._present)
-        self._recorder = Recorder(index.content_hash, index.chunk_count, profile)
+        self._recorder = Recorder(index.content_hash, index.chunk_count, profile, began)
         self._following = (
             Following(index, self._bytes_of, self._suggest) if mode in ("on", "heuristics") else None
         )

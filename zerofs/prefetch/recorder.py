@@ -31,13 +31,16 @@ LONGEST = 300.0  # seconds
 
 
 class Recorder:
-    """Records for the flist of this content hash.  `path`: its profile, which need not exist."""
+    """Records for the flist of this content hash.  `path`: its profile, which need not exist.
 
-    def __init__(self, content_hash: bytes, chunk_count: int, path: Path) -> None:
+    `began`: when the recording of another process began that this one goes on with (seconds, of the same clock).
+    """
+
+    def __init__(self, content_hash: bytes, chunk_count: int, path: Path, began: float | None = None) -> None:
         self._content_hash = content_hash
         self._chunk_count = chunk_count
         self._path = path
-        self._began: float | None = None
+        self._began = began
         self._numbers: list[int] = []
         self._times: list[float] = []
         self._saved = 0  # entries that are in the file

@@ -1,0 +1,347 @@
+"""The process that a supervised mount belongs to: it holds what must outlive a server, and sees to it that one serves.
+
+Role: starts the serving process (`server`), keeps the descriptors that it hands over (the ``/dev/fuse`` channel above
+all, the backend's lock, the compiled trees) and, when that process dies or is to be upgraded, starts another one that
+takes them up.  It answers no request, opens no cache and knows no store: what it does not do cannot fail.  Signals are
+passed on to the server.
+
+An upgrade: the successor is started and prepares everything; then the one that serves stops taking requests and waits;
+the successor begins; only when it says that it serves, the predecessor is let go, and where it fails that one goes on.
+
+One thread, which sleeps in `poll`.  No locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zerofs.errors import RelayedError, TakeoverError, ZerofsError, describe
+from zerofs.mount import controlplace
+from zerofs.mount.messages import Message
+from zerofs.mount.options import MountOptions
+from zerofs.mount.server import SIGNALS, Server
+from zerofs.mount.upgrading import Askers
+
+log = logging.getLogger(__name__)
+
+MOST_DEATHS = 5  # in a row, none of them after half a second of service
+_PREPARED_SECONDS, _READY_SECONDS = 120.0, 20.0  # that a successor may take for either step
+_FIRST_PAUSE = (
+    0.1  # seconds before a server is started after the second quick death; then twice as long each time
+)
+
+
+def supervise(options: MountOptions, arguments: Sequence[str], here: Path, ready: Callable[[], None]) -> None:
+    """Have `options`, which `arguments` ask for, mounted and served until the mount ends; `ready`: it can be used.
+
+    `here`: the directory that `arguments` are relative to.  Raises ZerofsError where the mount cannot be made, or
+    has to be given up; nothing is left of it then.
+    """
+    with contextlib.ExitStack() as stack:
+        _Supervisor(options, arguments, here, ready, stack).run()
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        options: MountOptions,
+        arguments: Sequence[str],
+        here: Path,
+        ready: Callable[[], None],
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._arguments = arguments
+        self._here = here
+        self._ready: Callable[[], None] | None = ready  # None once it was called
+        self._target = here / options.target
+        self._backend = None if options.backend is None else here / options.backend
+        self._resends = False
+        self._held: dict[str, int] = {}  # what a successor needs, by name
+        self._serving: Server | None = None
+        self._next: Server | None = None  # that is to take over
+        self._gone: list[Server] = []  # that were let go
+        self._deaths = 0
+        self._takeovers = 0
+        self._stopped = False  # by SIGTERM or SIGINT
+        self._waiting: list[int] = []  # signals for who serves when the upgrade is over
+        self._poll = select.poll()
+        self._on: dict[int, Callable[[], None]] = {}
+        self._take_signals(stack)
+        self._control = _place(controlplace.STATS, stack)
+        self._askers = Askers(_place(controlplace.UPGRADE, stack), self._add, self._remove, self._upgrade)
+
+    def run(self) -> None:
+        try:
+            self._serving = self._start()
+        except OSError as error:
+            raise TakeoverError(f"cannot start a server: {error.strerror}") from error
+        while self._serving is not None:
+            for fd, _ in self._poll.poll(self._patience()):
+                if fd in self._on:
+                    self._on[fd]()
+            self._end_overdue()
+        for server in self._gone:  # it saves what it has recorded, and ends by itself
+            server.wait()
+
+    # -- descriptors and signals -----------------------------------------------------------
+
+    def _add(self, fd: int, act: Callable[[], None]) -> None:
+        self._on[fd] = act
+        self._poll.register(fd, select.POLLIN)
+
+    def _remove(self, fd: int) -> None:
+        if self._on.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _take_signals(self, stack: contextlib.ExitStack) -> None:
+        wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
+        stack.callback(lambda: [signal.signal(number, signal.SIG_IGN) for number in SIGNALS])
+
+        def noted() -> None:
+            for number in os.read(wake, 256):
+                if number in SIGNALS:
+                    self._pass_on(number)
+
+        self._add(wake, noted)
+
+    def _pass_on(self, number: int) -> None:
+        if self._next is not None:
+            self._waiting.append(number)  # nobody can tell who will serve
+        elif self._serving is not None:
+            self._stopped = self._stopped or number != signal.SIGHUP
+            self._serving.kill(number)
+
+    def _pass_on_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for number in waiting:
+            self._pass_on(number)
+
+    # -- servers ---------------------------------------------------------------------------
+
+    def _start(self) -> Server:
+        """Start a server with all that is held.  Raises OSError."""
+        files = dict(self._held)
+        if self._control is not None:
+            files["control"] = self._control.socket.fileno()
+        ending = self._stopped or (self._serving is not None and self._serving.ending)
+        takeovers = self._takeovers + bool(self._held)
+        server = Server(
+            self._arguments,
+            files,
+            here=os.fspath(self._here),
+            process=os.getpid(),
+            takeovers=takeovers,
+            ending=ending and bool(self._held),
+        )
+        if self._held:
+            server.deadline = time.monotonic() + _PREPARED_SECONDS
+        self._add(server.connection.fileno(), lambda: self._hear(server))
+        self._add(server.end, lambda: self._died(server))
+        return server
+
+    def _patience(self) -> float | None:
+        """Milliseconds until somebody is overdue."""
+        deadlines = [
+            s.deadline for s in (self._serving, self._next) if s is not None and s.deadline is not None
+        ]
+        return max(0.0, min(deadlines) - time.monotonic()) * 1000 if deadlines else None
+
+    def _end_overdue(self) -> None:
+        for server in (self._serving, self._next):
+            if server is not None and server.deadline is not None and server.deadline <= time.monotonic():
+                log.warning("process %d takes too long to take over", server.process)
+                server.deadline = None
+                server.kill()
+
+    def _hear(self, server: Server) -> None:
+        for message in server.hear():
+            if message is None:
+                self._remove(server.connection.fileno())
+            else:
+                self._heard(server, message)
+
+    def _heard(self, server: Server, message: Message) -> None:
+        match message.say:
+            case "state":
+                self._keep(message.files, message.fields)
+            case "prepared":
+                server.prepared = True
+                self._is_prepared(server)
+            case "retired":
+                self._has_retired(server, drained=message.fields["drained"])
+            case "ready":
+                self._is_ready(server)
+            case "failed":
+                server.failure = message.fields["message"], message.fields["code"]
+            case "ending":
+                server.ending = True
+            case "ended":
+                server.ended = True
+
+    def _keep(self, files: dict[str, int], told: dict[str, Any]) -> None:
+        held, self._held = self._held, files
+        for descriptor in held.values():
+            os.close(descriptor)
+        self._target, self._resends = Path(told["target"]), told["resends"]
+        self._backend = None if told["backend"] is None else Path(told["backend"])
+
+    def _is_prepared(self, server: Server) -> None:
+        if server is self._serving:  # its predecessor is dead
+            self._let_begin(server)
+        elif server is self._next and self._serving is not None:
+            self._serving.retiring = True
+            self._serving.tell("retire")
+
+    def _let_begin(self, server: Server) -> None:
+        server.deadline = time.monotonic() + _READY_SECONDS
+        server.tell("go")
+
+    def _has_retired(self, server: Server, *, drained: bool) -> None:
+        if server is not self._serving or self._next is None:
+            server.tell("resume")
+        elif drained:
+            self._let_begin(self._next)
+        else:
+            self._next.failure = (
+                "reads wait for a store, and this kernel cannot be asked to send them again: try again later",
+                TakeoverError.exit_code,
+            )
+            self._next.kill()
+
+    def _is_ready(self, server: Server) -> None:
+        server.ready_at, server.deadline = time.monotonic(), None
+        if self._ready is not None:
+            self._ready()
+            self._ready = None
+            return
+        self._takeovers += 1
+        if server is self._next:
+            assert self._serving is not None
+            self._serving.tell("leave")
+            self._gone.append(self._serving)
+            self._serving, self._next = server, None
+        self._askers.answer({"process": server.process, "takeovers": self._takeovers})
+        log.info("process %d has taken over", server.process)
+        self._pass_on_waiting()
+
+    # -- deaths ----------------------------------------------------------------------------
+
+    def _died(self, server: Server) -> None:
+        self._hear(server)  # its last words
+        self._remove(server.connection.fileno())
+        self._remove(server.end)
+        how = server.wait()
+        if server in self._gone:
+            self._gone.remove(server)
+        elif server is self._next:
+            self._next = None
+            self._has_failed(server, how)
+        elif server.ended:
+            self._serving = None
+        elif not self._held:
+            self._fail(server, how)
+        else:
+            self._replace(server, how)
+
+    def _has_failed(self, server: Server, how: str) -> None:
+        """A successor is no more; the one that serves goes on."""
+        message, code = server.failure or (f"the new process {how} before it could take over", 5)
+        self._askers.answer({"error": message, "code": code})
+        log.warning("the mount is served by process %d as before: %s", self._alive().process, message)
+        if self._alive().retiring:
+            self._alive().retiring = False
+            self._alive().tell("resume")
+        self._pass_on_waiting()
+
+    def _alive(self) -> Server:
+        assert self._serving is not None
+        return self._serving
+
+    def _fail(self, server: Server, how: str) -> None:
+        """There is no mount yet, and there will be none."""
+        self._serving = None
+        if server.failure is not None:
+            raise RelayedError(*server.failure)
+        if self._stopped and how.endswith(" 0"):
+            return  # interrupted before there was a mount
+        self._clear()
+        raise RelayedError(f"the serving process {how} before the mount could be used", ZerofsError.exit_code)
+
+    def _replace(self, server: Server, how: str) -> None:
+        """Have another process serve, unless that has proved to be in vain."""
+        why = how if server.failure is None else f"{how}: {server.failure[0]}"
+        log.warning("process %d, which served the mount, %s", server.process, why)
+        self._deaths = self._deaths + 1 if server.is_quick else 1
+        if not self._resends:
+            self._give_up(
+                "its server died, and this kernel cannot be asked to send again what that had taken"
+            )
+        if self._deaths >= MOST_DEATHS:
+            self._give_up(f"its server died {self._deaths} times in a row; the last one {why}")
+        if self._next is not None:
+            self._serving, self._next = self._next, None
+            if self._serving.prepared:
+                self._let_begin(self._serving)
+            return
+        if self._deaths > 1:
+            time.sleep(_FIRST_PAUSE * 2 ** (self._deaths - 2))
+        try:
+            self._serving = self._start()
+        except OSError as error:
+            self._give_up(f"no other server can be started: {error.strerror}")
+
+    def _give_up(self, reason: str) -> None:
+        self._serving = None
+        self._clear()
+        raise TakeoverError(f"the mount at {self._target} is given up: {reason}", hint="see the log")
+
+    def _clear(self) -> None:
+        """Take down what is left, as the next mount would."""
+        if self._next is not None:
+            self._next.kill()
+            self._next.wait()
+        for descriptor in self._held.values():
+            os.close(descriptor)  # with the last one the kernel ends the connection
+        self._held = {}
+        from zerofs.mount.aftermath import clear
+
+        try:
+            clear(self._target, self._backend)
+        except ZerofsError as error:
+            log.warning("something is left of the mount: %s", describe(error))
+
+    # -- upgrades --------------------------------------------------------------------------
+
+    def _upgrade(self) -> str | None:
+        """Begin to replace the server; why not, if so."""
+        serving = self._serving
+        if self._next is not None:
+            return "an upgrade is under way already"
+        if serving is None or serving.ready_at is None or serving.ending or self._stopped:
+            return "the mount is just starting, or ending"
+        try:
+            self._next = self._start()
+        except OSError as error:
+            return f"cannot start a server: {error.strerror}"
+        return None
+
+
+def _place(kind: str, stack: contextlib.ExitStack) -> controlplace.Place | None:
+    try:
+        return stack.enter_context(controlplace.Place(kind))
+    except OSError as error:
+        log.info(
+            "there is no place for a control socket, so nobody can ask the mount for anything: %s", error
+        )
+        return None
