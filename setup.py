@@ -13,7 +13,12 @@ extensions = [
     Extension(
         "zerofs._fast",
         ["zerofs/_fast.pyx", "zerofs/kernels/xxtea.c"],
-        depends=["zerofs/kernels/xxtea.h", "zerofs/kernels/fuse_wire.h", "zerofs/kernels/guarded.h"],
+        depends=[
+            "zerofs/kernels/xxtea.h",
+            "zerofs/kernels/fuse_wire.h",
+            "zerofs/kernels/guarded.h",
+            "zerofs/kernels/recency.h",
+        ],
         include_dirs=["zerofs/kernels"],
         extra_compile_args=CFLAGS,
     ),

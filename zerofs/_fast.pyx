@@ -7,6 +7,7 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/cipher.pxi``: the chunk cipher;
 - ``fast/guarded.pxi``: mapped files whose pages the disk may fail to give (`GuardedMap`);
 - ``fast/index.pxi``: the mapped index (`IndexMap`);
+- ``fast/recency.pxi``: what was used lately (`Recency`, `WorkingSet`);
 - ``fast/chunks.pxi``: cached chunks, found by number;
 - ``fast/touches.pxi``: what readers want for the first time, told to the prefetcher;
 - ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
@@ -44,6 +45,7 @@ cdef extern from "fuse_wire.h" nogil:
 include "fast/cipher.pxi"
 include "fast/guarded.pxi"
 include "fast/index.pxi"
+include "fast/recency.pxi"
 include "fast/chunks.pxi"
 include "fast/touches.pxi"
 include "fast/lingering.pxi"

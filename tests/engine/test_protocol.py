@@ -44,6 +44,7 @@ from tests.engine.kernel import (
     read_in,
 )  # fmt: skip
 from tests.index.trees import TreeReader, device, file, link
+from zerofs._fast import Recency, WorkingSet
 from zerofs.flist.compile import compile_flist
 from zerofs.flist.graft import graft
 from zerofs.flist.index import Index
@@ -72,6 +73,9 @@ class Chunks:
         self.cached: dict[bytes, bytes] = {}
         self.live = 0
         self.waiting: list[tuple[int, Callable[[int, bytes | None], None]]] = []
+
+    def working_set(self) -> WorkingSet:
+        return WorkingSet(Recency())
 
     def snapshot(self) -> Chunks:
         self.live += 1

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from zerofs._fast import Recency, WorkingSet
 from zerofs.bench.subjects import READY
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.cli.guard import guarded
@@ -51,6 +52,10 @@ class Zeros:
                 at = 0
             self._spans[chunk.key] = (at, at + chunk.size)
             at += _rounded(chunk.size)
+
+    def working_set(self) -> WorkingSet:
+        """Nobody asks what was used."""
+        return WorkingSet(Recency())
 
     def snapshot(self) -> Zeros:
         """It never changes, so it is its own snapshot."""

@@ -3,8 +3,9 @@
 Place: below `environment`, which decides what becomes of a file that is not.
 
 Databases in it: ``chunks`` (name → entry, see `entry`), ``order`` (8-byte big-endian sequence number →
-4-byte length of the plain bytes, then the name: oldest first) and ``meta`` (``layout`` → version;
-``dropped`` → when something last was).
+4-byte big-endian length of the plain bytes, then the name: what goes first) and ``meta`` (``layout`` → version;
+``dropped`` → when something last was).  When a row's turn comes,
+its entry may be gone, or have another row further on.
 
 LMDB's own settings: no ``writemap``, so the file grows as pages are used; no ``sync``, because a commit
 that reached the kernel outlives this process whatever ends it, and a host that goes down is noticed (see

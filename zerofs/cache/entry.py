@@ -13,10 +13,9 @@ import struct
 
 import xxhash
 
-LAYOUT = b"1"  # change with anything below, or with the databases in `datafile`
+LAYOUT = b"2"  # change with anything below, or with the databases in `datafile`
 
-_HEADER = struct.Struct("<QQQQ")  # header's checksum, bytes' checksum, length, sequence number
-_CHECKED = struct.Struct("<QQ")  # of the header: length, sequence number
+_HEADER = struct.Struct("<QQQ")  # header's checksum, bytes' checksum, length
 _LENGTH = struct.Struct("<Q")
 HEADER_SIZE = _HEADER.size
 
@@ -29,12 +28,10 @@ class ForeignEntryError(Exception):
     """What lies there was not stored under this name."""
 
 
-def pack(name: bytes, plain: bytes | memoryview, sequence: int) -> bytes:
-    """The value to store for `plain` under `name`; `sequence` is its row in the order of arrival."""
+def pack(name: bytes, plain: bytes | memoryview) -> bytes:
+    """The value to store for `plain` under `name`.  Nothing in it ever changes: its place in the order is not here."""
     length = len(plain)
-    header = _HEADER.pack(
-        _check_header(name, length, sequence), _check_bytes(name, plain, length), length, sequence
-    )
+    header = _HEADER.pack(_check_header(name, length), _check_bytes(name, plain, length), length)
     return b"".join((header, plain))
 
 
@@ -45,8 +42,8 @@ def unpack(name: bytes, value: memoryview, *, verify: bool) -> memoryview:
     """
     if len(value) < HEADER_SIZE:
         raise ForeignEntryError
-    header_check, bytes_check, length, sequence = _HEADER.unpack_from(value)
-    if len(value) != HEADER_SIZE + length or header_check != _check_header(name, length, sequence):
+    header_check, bytes_check, length = _HEADER.unpack_from(value)
+    if len(value) != HEADER_SIZE + length or header_check != _check_header(name, length):
         raise ForeignEntryError
     plain = value[HEADER_SIZE:]
     if verify and bytes_check != _check_bytes(name, plain, length):
@@ -54,14 +51,8 @@ def unpack(name: bytes, value: memoryview, *, verify: bool) -> memoryview:
     return plain
 
 
-def sequence_of(value: memoryview) -> int:
-    """Where the entry stands in the order of arrival."""
-    sequence: int = _HEADER.unpack_from(value)[3]
-    return sequence
-
-
-def _check_header(name: bytes, length: int, sequence: int) -> int:
-    return xxhash.xxh3_64_intdigest(name + _CHECKED.pack(length, sequence))
+def _check_header(name: bytes, length: int) -> int:
+    return xxhash.xxh3_64_intdigest(name + _LENGTH.pack(length))
 
 
 def _check_bytes(name: bytes, plain: bytes | memoryview, length: int) -> int:

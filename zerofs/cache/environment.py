@@ -21,6 +21,7 @@ import lmdb
 
 from zerofs.cache.datafile import Mapped, UntrustedError, open_data
 from zerofs.cache.directory import CacheDirectory
+from zerofs.cache.usage import Usage
 from zerofs.errors import CacheError
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Environment:
                 raise
         if self.mapped is not None:  # LMDB never maps less than is in use
             self.map_size = self.mapped.env.info()["map_size"]
+        self.usage = Usage(directory.path, self.map_size)
 
     @property
     def path(self) -> Path:
@@ -135,6 +137,7 @@ class Environment:
 
     def close(self) -> None:
         """Put everything on the disk and close; what is in use is only forgotten."""
+        self.usage.close()
         mapped, self.mapped = self.mapped, None
         synced = True
         if mapped is not None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 import lmdb
 
-from zerofs._fast import take_fault
+from zerofs._fast import WorkingSet, take_fault
 from zerofs.cache import entry, environment
 from zerofs.cache.datafile import Mapped
 from zerofs.cache.environment import Environment
@@ -84,6 +84,10 @@ class ChunkCache:
         snapshot = Snapshot(self, mapped, transaction)
         self._live.add(snapshot)
         return snapshot
+
+    def working_set(self) -> WorkingSet:
+        """Where one mount says what it reads: what was used lately stays longest."""
+        return self._environment.usage.working_set()
 
     def has_many(self, names: Sequence[bytes]) -> list[bool]:
         """Which of `names` are there, unverified."""

@@ -117,9 +117,7 @@ class Writer:
                 # in the order of arrival, which is that of the file's pages: what is read together lies together
                 missing = [(name, plain) for name, plain in _distinct(piece) if name not in held]
                 numbered = list(enumerate(missing, first))
-                chunks.putmulti(
-                    [(name, entry.pack(name, plain, number)) for number, (name, plain) in numbered]
-                )
+                chunks.putmulti([(name, entry.pack(name, plain)) for name, plain in missing])
                 order.putmulti(
                     [(number.to_bytes(8, "big"), _row(name, plain)) for number, (name, plain) in numbered],
                     append=True,
@@ -169,14 +167,10 @@ def _last_sequence(transaction: lmdb.Transaction[Any], mapped: Mapped) -> int:
 
 
 def _delete(transaction: lmdb.Transaction[Any], mapped: Mapped, name: bytes) -> int:
-    """Remove an entry and its row in the order; returns the pages that this sets free."""
+    """Remove an entry; returns the pages that this sets free.  Its row in the order goes when its turn comes."""
     value = transaction.get(name)
     if value is None:
         return 0
-    sequence = entry.sequence_of(value).to_bytes(8, "big")
     pages = _pages(len(value) - entry.HEADER_SIZE, mapped)
-    row = transaction.get(sequence, db=mapped.order)
-    if row is not None and row[4:] == name:
-        transaction.delete(sequence, db=mapped.order)
     transaction.delete(name)
     return pages

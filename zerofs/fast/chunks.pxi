@@ -10,6 +10,7 @@ cdef class CachedChunks:
 
     cdef object cache
     cdef object cache_name
+    cdef WorkingSet working  # None where there is no cache
     cdef list names  # chunk number → name in the cache, made when first wanted
     cdef uintptr_t *checked  # chunk number → address at which its bytes were last found sound
     cdef uint64_t count
@@ -17,6 +18,7 @@ cdef class CachedChunks:
     def __cinit__(self, cache, cache_name):
         self.cache = cache
         self.cache_name = cache_name
+        self.working = None if cache is None else cache.working_set()
         self.names = []
         self.checked = NULL
         self.count = 0
@@ -27,6 +29,8 @@ cdef class CachedChunks:
     cdef int grow(self, uint64_t count) except -1:
         """Make room for the chunks of an index that knows all the old ones, and more."""
         cdef uintptr_t *checked
+        if self.working is not None:
+            self.working.grow(count)
         if count < self.count:
             raise ValueError("the new index knows fewer chunks than the old one")
         checked = <uintptr_t *>PyMem_Calloc(count + 1, sizeof(uintptr_t))
@@ -54,7 +58,10 @@ cdef class CachedChunks:
         """The chunk's `expected` bytes, or None where they are not there."""
         cdef bytes name = self._name(index, number)
         cdef bytes plain = None if name is None else snapshot.read(name)
-        return None if plain is None or <uint64_t>PyBytes_GET_SIZE(plain) != expected else plain
+        if plain is None or <uint64_t>PyBytes_GET_SIZE(plain) != expected:
+            return None
+        self.working.found(number, name, expected)
+        return plain
 
     cdef object find(self, snapshot, IndexMap index, uint32_t number, uint64_t expected, const char **data):
         """A view of the chunk's `expected` bytes, their address in `data`; None where they are not there.
@@ -66,7 +73,7 @@ cdef class CachedChunks:
         cdef uintptr_t address = 0
         cdef uint64_t size = 0
         cdef uintptr_t sound = self.checked[number]
-        name = self._name(index, number)
+        cdef bytes name = self._name(index, number)
         if name is None:
             return None
         found = snapshot.find(name, verify=sound == 0)
@@ -83,5 +90,6 @@ cdef class CachedChunks:
         if size != expected:
             return None
         self.checked[number] = address
+        self.working.found(number, name, expected)
         data[0] = <const char *>address
         return found

@@ -2,6 +2,7 @@
 
 cdef extern from "guarded.h" nogil:
     int zerofs_register(uintptr_t start, uintptr_t size) noexcept
+    int zerofs_register_writable(uintptr_t start, uintptr_t size) noexcept
     void zerofs_unregister(int number) noexcept
     uint32_t zerofs_faults(int number) noexcept
     uintptr_t zerofs_take_fault() noexcept

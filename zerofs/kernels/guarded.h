@@ -22,6 +22,7 @@ struct zerofs_range {
     uintptr_t start; /* 0: free */
     uintptr_t end;
     uint32_t faults; /* twice each; counted before the page of zeros is there: who read it sees the count */
+    int writable;    /* pages of zeros can be written, and nobody is told: nothing that is read depends on them */
 };
 
 static struct zerofs_range zerofs_ranges[ZEROFS_MOST_RANGES];
@@ -40,9 +41,11 @@ static void zerofs_on_bus(int number, siginfo_t *info, void *context)
         if (start == 0 || address < start || address >= range->end)
             continue;
         __atomic_add_fetch(&range->faults, 1, __ATOMIC_SEQ_CST);
-        zerofs_fault_address = address;
+        if (!range->writable)
+            zerofs_fault_address = address;
+        int access = range->writable ? PROT_READ | PROT_WRITE : PROT_READ;
         void *page = (void *)(address & ~(zerofs_page_size - 1));
-        void *zeros = mmap(page, zerofs_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        void *zeros = mmap(page, zerofs_page_size, access, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
         errno = saved;
         if (zeros == MAP_FAILED)
             break;
@@ -77,7 +80,7 @@ static inline int zerofs_install(void)
 }
 
 /* The number of the range, or -1: there are too many, or errno says why.  One caller at a time. */
-static inline int zerofs_register(uintptr_t start, uintptr_t size)
+static inline int zerofs_register_range(uintptr_t start, uintptr_t size, int writable)
 {
     if (zerofs_install() != 0)
         return -1;
@@ -87,11 +90,19 @@ static inline int zerofs_register(uintptr_t start, uintptr_t size)
             continue;
         range->end = start + size;
         range->faults = 0;
+        range->writable = writable;
         __atomic_store_n(&range->start, start, __ATOMIC_RELEASE);
         return i;
     }
     errno = ENOSPC;
     return -1;
+}
+
+static inline int zerofs_register(uintptr_t start, uintptr_t size) { return zerofs_register_range(start, size, 0); }
+
+static inline int zerofs_register_writable(uintptr_t start, uintptr_t size)
+{
+    return zerofs_register_range(start, size, 1);
 }
 
 /* Reads a byte of every page. */
