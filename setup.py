@@ -1,9 +1,13 @@
 """Builds the Cython extensions; everything else is declared in pyproject.toml."""
 
 import os
+import shlex
+import subprocess
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 DEVELOPER = os.environ.get("ZEROFS_DEVELOPER") == "1"  # warnings become errors
 ANNOTATE = os.environ.get("ZEROFS_ANNOTATE") == "1"  # an HTML page next to each .pyx
@@ -28,6 +32,8 @@ extensions = [
             "zerofs/kernels/fuse_wire.h",
             "zerofs/kernels/guarded.h",
             "zerofs/kernels/recency.h",
+            "zerofs/kernels/lmdb_pages.h",
+            "zerofs/kernels/checksum.h",
         ],
         include_dirs=["zerofs/kernels"],
         extra_compile_args=CFLAGS,
@@ -68,12 +74,33 @@ extensions = [
     ),
 ]
 
+
+class CheckedBuild(build_ext):
+    """Says what is missing before a compiler says so at length."""
+
+    def run(self) -> None:
+        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+        found = subprocess.run(
+            [*compiler, "-E", "-x", "c", "-"],
+            input=b"#include <xxhash.h>\n",
+            capture_output=True,
+            check=False,
+        )
+        if found.returncode != 0:
+            raise SystemExit(
+                "zerofs cannot be built: the C header xxhash.h is not found; it comes with libxxhash-dev "
+                "(Debian, Ubuntu) or xxhash-devel (Fedora)"
+            )
+        super().run()
+
+
 setup(
+    cmdclass={"build_ext": CheckedBuild},
     ext_modules=cythonize(
         extensions,
         annotate=ANNOTATE,
         force=ANNOTATE,  # the pages come with a translation only
         language_level=3,
         compiler_directives={"embedsignature": True},
-    )
+    ),
 )

@@ -9,7 +9,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-BUILD="gcc libc6-dev pkg-config libfuse-dev fuse3"
+BUILD="gcc libc6-dev pkg-config libfuse-dev libxxhash-dev fuse3"
 TESTS="redis-server mmdebstrap bubblewrap rocksdb-tools squashfs-tools squashfuse erofs-utils
        fuse-overlayfs btrfs-progs sqlite3 openssl util-linux mount"
 
@@ -60,7 +60,7 @@ known() {
 }
 
 if ! command -v dpkg-query >/dev/null; then
-    note "no Debian packages here; needed: a C compiler, pkg-config, FUSE 2 headers, fusermount, redis-server"
+    note "no Debian packages here; needed: a C compiler, pkg-config, headers of FUSE 2 and xxHash, fusermount, redis-server"
     exit 0
 fi
 

@@ -8,6 +8,8 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/guarded.pxi``: mapped files whose pages the disk may fail to give (`GuardedMap`);
 - ``fast/index.pxi``: the mapped index (`IndexMap`);
 - ``fast/recency.pxi``: what was used lately (`Recency`, `WorkingSet`);
+- ``fast/entry.pxi``: an entry of the cache, checked;
+- ``fast/lmdbtree.pxi``: LMDB's trees, walked without LMDB (`PinnedTree`);
 - ``fast/chunks.pxi``: cached chunks, found by number;
 - ``fast/touches.pxi``: what readers want for the first time, told to the prefetcher;
 - ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
@@ -28,10 +30,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 import logging
-import mmap
 import os
 from binascii import hexlify
 from functools import partial
+from mmap import mmap as shared_map
 from threading import Lock
 
 from zerofs.errors import ChunkCorruptError, ChunkError, FlistCorruptError, ZerofsError
@@ -43,11 +45,19 @@ cdef extern from "xxtea.h" nogil:
 # atomics, and the kernel's structs in engine.pxi
 cdef extern from "fuse_wire.h" nogil:
     void zerofs_count(uint32_t *place, int32_t change) noexcept
+    uint32_t zerofs_load(const uint32_t *place) noexcept
+    void zerofs_store(uint32_t *place, uint32_t value) noexcept
+    void zerofs_tally(uint64_t *place, uint64_t more) noexcept
+    uint64_t zerofs_tallied(const uint64_t *place) noexcept
+    void zerofs_fence() noexcept
+    bint zerofs_set_first(uint8_t *place) noexcept
 
 include "fast/cipher.pxi"
 include "fast/guarded.pxi"
 include "fast/index.pxi"
 include "fast/recency.pxi"
+include "fast/entry.pxi"
+include "fast/lmdbtree.pxi"
 include "fast/chunks.pxi"
 include "fast/touches.pxi"
 include "fast/lingering.pxi"

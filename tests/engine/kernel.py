@@ -37,7 +37,6 @@ class Kernel:
     def __init__(self, index: IndexMap, *, workers: int = 1, **keywords: object) -> None:
         options = {
             "cache": None,
-            "cache_name": bytes,
             "request": lambda index, number, done: done(number, None),
             "report": lambda error: None,
             "kill_pending": lambda pid: False,

@@ -87,8 +87,11 @@ class Chunks:
     def release(self) -> None:
         self.live -= 1
 
+    def tree(self) -> None:
+        """It is not LMDB's."""
+
     def find(self, name: bytes, *, verify: bool = True) -> memoryview | None:
-        plain = self.cached.get(name)
+        plain = self.cached.get(name[1:])  # behind the codec
         return None if plain is None else memoryview(plain)
 
     def request(self, index: object, number: int, done: Callable[[int, bytes | None], None]) -> None:

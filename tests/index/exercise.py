@@ -17,6 +17,7 @@ from typing import Any, Self
 from tests.engine import kernel
 from tests.engine.kernel import Kernel
 from tests.fuzz.place import fresh_directory
+from zerofs._fast import Recency, WorkingSet
 from zerofs.chunk.codec import cache_name
 from zerofs.cli import entries, ls
 from zerofs.errors import ChunkCorruptError, ChunkError, FlistCorruptError, ZerofsError
@@ -146,8 +147,14 @@ class _Cache:
             self._sizes[cache_name(chunk.key)] = chunk.size
         self._zeros = bytes(MOST_CHUNK)
 
+    def working_set(self) -> WorkingSet:
+        return WorkingSet(Recency())
+
     def snapshot(self) -> Self:
         return self
+
+    def tree(self) -> None:
+        """It is not LMDB's."""
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +181,7 @@ def _serve(index: Index, rows: range, cache: _Cache | None) -> None:
         done(number, bytes(size) if size <= MOST_CHUNK else None)
 
     errors: list[Exception] = []
-    fake = Kernel(index.map, cache=cache, cache_name=cache_name, request=request, report=errors.append)
+    fake = Kernel(index.map, cache=cache, request=request, report=errors.append)
     try:
         fake.init()
         for row in rows:

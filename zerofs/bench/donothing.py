@@ -22,6 +22,7 @@ from typing import cast
 from zerofs._fast import Recency, WorkingSet
 from zerofs.bench.subjects import READY
 from zerofs.cache.lmdb import ChunkCache
+from zerofs.chunk.codec import cache_name
 from zerofs.cli.guard import guarded
 from zerofs.errors import StoreUnreachableError, ZerofsError
 from zerofs.fetch.fetcher import Fetcher
@@ -50,7 +51,7 @@ class Zeros:
         for chunk in chunks:
             if at + chunk.size > size:
                 at = 0
-            self._spans[chunk.key] = (at, at + chunk.size)
+            self._spans[cache_name(chunk.key)] = (at, at + chunk.size)
             at += _rounded(chunk.size)
 
     def working_set(self) -> WorkingSet:
@@ -61,8 +62,11 @@ class Zeros:
         """It never changes, so it is its own snapshot."""
         return self
 
+    def tree(self) -> None:
+        """There is no LMDB here."""
+
     def find(self, name: bytes, *, verify: bool = True) -> memoryview | None:
-        """The chunk with the key `name`."""
+        """The chunk called `name`."""
         begin, end = self._spans[name]
         return self._memory[begin:end]
 
@@ -102,7 +106,6 @@ def _run(state: Path, flist: str, mountpoint: Path) -> int:
     served = Served(
         tree=index,
         cache=cast(ChunkCache, Zeros(index)),
-        cache_name=bytes,
         fetcher=cast(Fetcher, NoFetcher()),
         failures=FailureLog(),
     )

@@ -37,6 +37,7 @@ READER_BYTES = 64
 SPARE_TRANSACTIONS = 16
 _UNWRITTEN_TAIL = 16  # pages at the end that LMDB may count without having written them
 _META_LAYOUT = b"layout"
+CHUNKS_DATABASE = b"chunks"
 
 
 class UntrustedError(Exception):
@@ -201,7 +202,7 @@ def _check_layout(directory: CacheDirectory, env: lmdb.Environment, guard: Guard
             layout = transaction.get(_META_LAYOUT)
         if layout != LAYOUT:
             raise UntrustedError("data.mdb has the layout of another version")
-        chunks, order = env.open_db(b"chunks"), env.open_db(b"order")
+        chunks, order = env.open_db(CHUNKS_DATABASE), env.open_db(b"order")
     except (lmdb.DiskError, lmdb.ReadersFullError):
         raise
     except lmdb.Error as error:

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple, Self
 
 import lmdb
 
-from zerofs._fast import WorkingSet, take_fault
+from zerofs._fast import PinnedTree, WorkingSet, take_fault
 from zerofs.cache import entry, environment
-from zerofs.cache.datafile import Mapped
+from zerofs.cache.datafile import CHUNKS_DATABASE, Mapped
 from zerofs.cache.environment import Environment
 from zerofs.cache.room import Room, measure
 from zerofs.cache.writer import Named, Writer
@@ -201,7 +201,7 @@ class ChunkCache:
 class Snapshot:
     """The cache as it was at one moment.  For one thread at a time; views are valid until `release`."""
 
-    __slots__ = ("_cache", "_environment", "_mapped", "_transaction")
+    __slots__ = ("_cache", "_environment", "_mapped", "_sought", "_transaction", "_tree")
 
     def __init__(
         self, cache: ChunkCache, mapped: Mapped | None, transaction: lmdb.Transaction[Any] | None
@@ -210,6 +210,14 @@ class Snapshot:
         self._environment: Environment = cache._environment
         self._mapped = mapped
         self._transaction = transaction
+        self._tree: PinnedTree | None = None
+        self._sought = False  # whether `tree` was asked for
+
+    def tree(self) -> PinnedTree | None:
+        """What may be walked without LMDB, by any thread, until `release`; None where only LMDB can be asked."""
+        if not self._sought:
+            self._sought, self._tree = True, self._pinned()
+        return self._tree
 
     def find(self, name: bytes, *, verify: bool = True) -> memoryview | None:
         """The plain bytes under `name` as a view of the map, or None.
@@ -269,6 +277,16 @@ class Snapshot:
     def holds(self, name: bytes) -> bool:
         """Whether there is something under `name`, unverified."""
         return self._look_up(name, verify=False) is not None
+
+    def _pinned(self) -> PinnedTree | None:
+        if self._transaction is None or self._mapped is None or self._mapped.guard is None:
+            return None
+        try:
+            return PinnedTree(
+                self._mapped.guard, self._mapped.page_size, self._transaction.id(), CHUNKS_DATABASE
+            )
+        except (LookupError, lmdb.Error):
+            return None
 
     def _look_up(self, name: bytes, *, verify: bool) -> memoryview | None:
         """What `find` finds, in the guarded map."""

@@ -1,16 +1,22 @@
 # -- the fast engine: the kernel's protocol without the interpreter ------------------------
 #
 # Threads call `Engine.serve`; each takes requests from /dev/fuse and answers from the mapped tables and the
-# chunk table without the GIL.  The GIL is taken to find a chunk in the cache for the first time in a
-# generation, to park a read whose chunk is not there, and for what only happens after a live swap.
+# chunk table without the GIL.  A chunk that is not in the table is looked up in the cache without it, too.  The GIL is taken once in a
+# generation to begin it, to ask py-lmdb where that look-up is unsure, to park a read whose chunk is not there, and
+# for what only happens after a live swap.
 #
 # What keeps memory valid.  All that a request reads hangs on one `View`: the tables of an index, and the chunk
 # table with the number of its generation.  A thread publishes the view that it works with (`Worker.view`)
 # and looks again whether it still is the current one; whoever replaces the current view first makes the new
 # one current and then waits until no thread has the old one published.  Either the thread sees the new view,
-# or the replacer sees the thread's: nothing is freed under a reader.  A slot of the chunk table counts only
-# when it carries the generation of the view; its address lies in LMDB's map and holds its bytes as long as
-# the generation's snapshot, which is released after the last reader of the generation has left.
+# or the replacer sees the thread's: nothing is freed under a reader.
+#
+# A slot of the chunk table counts only when it carries the generation of the view; its address lies in LMDB's map and
+# holds its bytes as long as the generation's snapshot, which is released after the last reader of the generation has
+# left.  So does the tree that is walked for a chunk (`View.tree`, see lmdbtree.pxi): who walks has the view published.  There
+# are two tables of slots, taken in turns: threads of a generation and of the next may be at work at once, never of one
+# and the one after next, so no thread writes into a slot that another generation reads.  Threads of one generation
+# may fill a slot at once: they found the same.
 # Generations end within a second or two (`renew`), so no snapshot pins old pages for long; an idle mount
 # has none.
 #
@@ -94,10 +100,6 @@ cdef extern from "fuse_wire.h" nogil:
     uint64_t ZEROFS_HAS_RESEND
     void *zerofs_load_pointer(void *const *place) noexcept
     void zerofs_store_pointer(void **place, void *value) noexcept
-    uint32_t zerofs_load(const uint32_t *place) noexcept
-    void zerofs_store(uint32_t *place, uint32_t value) noexcept
-    void zerofs_tally(uint64_t *place, uint64_t more) noexcept
-    uint64_t zerofs_tallied(const uint64_t *place) noexcept
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -132,17 +134,21 @@ cdef struct Slot:
 cdef struct View:
     Tables tables
     Slot *slots  # one a chunk
+    Slot *former  # those of the generation before this one, and of the next
     uint32_t generation
+    uint32_t is_pinned  # whether there is a `tree`, that of the generation's snapshot
+    Tree tree
     uint64_t total_size  # bytes of all files
 
 cdef struct Worker:
     void *view  # the view that this thread works with, or NULL: read by whoever replaces it
     char *request
     char *listing
+    Notes *notes
     uint64_t reads  # answered without waiting; this thread alone counts, and writes here anyway
     uint64_t bytes
     uint64_t failed
-    uint64_t padding[10]  # wherever this begins, no two of them share a line of the processor's cache
+    uint64_t padding[9]  # wherever this begins, no two of them share a line of the processor's cache
 
 cdef struct Request:
     fuse_in_header *header
@@ -171,7 +177,7 @@ cdef class Engine:
     """Serves an `IndexMap` on a FUSE channel, a descriptor on which nothing has been answered yet.
 
     `request(index, number, done)` asks for a chunk; `done(number, plain bytes or None)` is called once, from any
-    thread.  `report(error)` is told why reads fail that no `request` failed for.  `cache` and `cache_name` are those of `CachedChunks`,
+    thread.  `report(error)` is told why reads fail that no `request` failed for.  `cache` is that of `CachedChunks`,
     `observer` is that of `Touches`.  `swap` and `renew` belong to one thread at a time.
 
     A successor takes a channel over on which another engine has answered: it is told what that one had `negotiated`,
@@ -187,7 +193,7 @@ cdef class Engine:
     cdef object request_chunk
     cdef object report
     cdef object snapshot  # of the current generation; None until a chunk is wanted
-    cdef object finding  # a lock around the use of `snapshot`
+    cdef object finding  # a lock around the use of `snapshot` by way of py-lmdb
     cdef object kill_pending
     cdef dict parked  # unique → _Parked
     cdef void *current  # the View
@@ -204,10 +210,10 @@ cdef class Engine:
     cdef readonly uint64_t negotiated  # what was agreed on at INIT, 0 before that: a successor is told it
     cdef uint32_t halted  # threads take no further request
 
-    def __cinit__(self, int channel, IndexMap index not None, *, cache, cache_name, request, report, kill_pending,
+    def __cinit__(self, int channel, IndexMap index not None, *, cache, request, report, kill_pending,
                   uint64_t total_size=0, observer=None, uint64_t negotiated=0, counts=None, replaced=()):
         self.channel = channel
-        self.chunks = CachedChunks(cache, cache_name)
+        self.chunks = CachedChunks(cache)
         self.touches = Touches(observer)
         self.lingering = Lingering(counts)
         self.request_chunk = request
@@ -225,11 +231,11 @@ cdef class Engine:
         cdef int i
         cdef View *view = <View *>self.current
         if view != NULL:
-            free(view.slots)
-            free(view)
+            _free_view(view)
         for i in range(self.worker_count):
             free(self.workers[i].request)
             free(self.workers[i].listing)
+            free(self.workers[i].notes)
 
     # -- views -----------------------------------------------------------------------------
 
@@ -240,8 +246,9 @@ cdef class Engine:
         if view == NULL:
             raise MemoryError
         view.slots = <Slot *>calloc(index.tables.chunk_count + 1, sizeof(Slot))
-        if view.slots == NULL:
-            free(view)
+        view.former = <Slot *>calloc(index.tables.chunk_count + 1, sizeof(Slot))
+        if view.slots == NULL or view.former == NULL:
+            _free_view(view)
             raise MemoryError
         view.tables = index.tables
         view.generation = 1 if old == NULL else old.generation + 1
@@ -250,15 +257,13 @@ cdef class Engine:
             self.chunks.grow(index.tables.chunk_count)
             self.touches.grow(index.tables.chunk_count)
         except BaseException:
-            free(view.slots)
-            free(view)
+            _free_view(view)
             raise
         # threads mark nodes of the old tables only while they have the old view: none has any now
         self._make_current(NULL)
         self._end_snapshot()
         if old != NULL:
-            free(old.slots)
-            free(old)
+            _free_view(old)
         self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
         self.guard = -1 if index.guard is None else index.guard.number
@@ -290,6 +295,8 @@ cdef class Engine:
             raise MemoryError
         view[0] = old[0]
         view.generation += 1
+        view.slots, view.former = old.former, old.slots
+        view.is_pinned = 0
         snapshot, self.snapshot = self.snapshot, None
         self._make_current(view)
         free(old)
@@ -341,8 +348,9 @@ cdef class Engine:
         worker.view = NULL
         worker.request = <char *>malloc(REQUEST_SIZE)
         worker.listing = <char *>malloc(LISTING_SIZE)
+        worker.notes = <Notes *>calloc(1, sizeof(Notes))
         self.worker_count += 1
-        if worker.request == NULL or worker.listing == NULL:
+        if worker.request == NULL or worker.listing == NULL or worker.notes == NULL:
             raise MemoryError
         return self.worker_count - 1
 
@@ -728,6 +736,7 @@ cdef class Engine:
         cdef uint64_t offset = asked.offset, size = asked.size
         cdef NodeRow copy = view.tables.nodes[row]  # checked once, whatever becomes of its page
         cdef const NodeRow *node = &copy
+        cdef uint64_t first, last
         cdef int ready, error
         if node.mode & TYPE_MASK != TYPE_FILE or size > MOST_READ:
             self._error(unique, EISDIR if node.mode & TYPE_MASK == TYPE_DIR else EINVAL)
@@ -754,6 +763,10 @@ cdef class Engine:
                     zerofs_tally(&worker.reads, 1)
                     zerofs_tally(&worker.bytes, size)
                 return
+            first, last = offset // node.block_size, (offset + size - 1) // node.block_size
+            if self._fill(view, node, first, last) == FOUND:
+                if self.touches.note(worker.notes, &view.tables, node, row, first, last):
+                    continue
             ready = self._prepare(view, row, unique, request.header.pid, offset, size)
             self._leave(worker)
             if ready <= 0:
@@ -795,6 +808,27 @@ cdef class Engine:
             done += length
         return self._send(unique, 0, pieces, count)
 
+    cdef int _fill(self, View *view, const NodeRow *node, uint64_t first, uint64_t last) noexcept nogil:
+        """Put the chunks at these positions of a file into the table: FOUND where all of them are, else as `look_up`."""
+        cdef uint64_t position, expected
+        cdef uint32_t number
+        cdef const char *data
+        cdef Slot *slot
+        cdef int found
+        if not zerofs_load(&view.is_pinned):
+            return UNSURE
+        for position in range(first, last + 1):
+            number = view.tables.refs[node.first + position]
+            expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
+            slot = &view.slots[number]
+            if zerofs_load(&slot.generation) == view.generation and slot.length == expected:
+                continue
+            found = self.chunks.look_up(&view.tree, self.index, number, expected, &data)
+            if found != FOUND:
+                return found
+            _put(slot, data, <uint32_t>expected, view.generation)
+        return FOUND
+
     cdef void _forget_chunks(self, View *view, const NodeRow *node, uint64_t offset, uint64_t size) noexcept with gil:
         """Have the chunks of a read looked up and checked once more: the kernel asks twice before it gives up."""
         cdef uint64_t position
@@ -819,7 +853,8 @@ cdef class Engine:
                 return 1  # the generation ended: try again in the next
             block = view.tables.nodes[row].block_size
             if block:
-                self.touches.tell(&view.tables, row, offset // block, (offset + size - 1) // block, tuple(missing))
+                self.touches.tell(self.take_touches(), &view.tables, row, offset // block,
+                                  (offset + size - 1) // block, tuple(missing))
             if not missing:
                 return 1
             parked = _Parked.__new__(_Parked)
@@ -844,6 +879,7 @@ cdef class Engine:
         cdef uint32_t number
         cdef const char *data
         cdef Slot *slot
+        cdef int answer
         missing = []
         if node.block_size == 0:
             return None  # it was there a moment ago: its page cannot be had
@@ -862,21 +898,39 @@ cdef class Engine:
                     snapshot.release()  # another thread was faster, or the generation ended
                 else:
                     self.snapshot = snapshot
+            self._pin(view)
             data = NULL
-            with self.finding:  # LMDB wants one thread at a time in a transaction
-                snapshot = self.snapshot
-                if snapshot is None or <void *>view != self.current:
-                    return None  # while this thread waited for the lock
-                found = self.chunks.find(snapshot, self.index, number, expected, &data)
-            if found is None:
-                missing.append(number)
-            elif <void *>view != self.current:
-                return None
+            answer = UNSURE
+            if view.is_pinned:
+                with nogil:
+                    answer = self.chunks.look_up(&view.tree, self.index, number, expected, &data)
+            if answer == UNSURE:
+                with self.finding:  # LMDB wants one thread at a time in a transaction
+                    snapshot = self.snapshot
+                    if snapshot is None or <void *>view != self.current:
+                        return None  # while this thread waited for the lock
+                    answer = FOUND if self.chunks.ask(snapshot, self.index, number, expected, &data) is not None else ABSENT
+            if answer == FOUND:
+                _put(slot, data, <uint32_t>expected, view.generation)
             else:
-                slot.data = data
-                slot.length = <uint32_t>expected
-                zerofs_store(&slot.generation, view.generation)
+                missing.append(number)
         return missing
+
+    cdef int _pin(self, View *view) except -1:
+        """Let the tree of the snapshot be walked by all who have the view, if it can be."""
+        cdef PinnedTree pinned = None if self.snapshot is None or view.is_pinned else self.snapshot.tree()
+        if pinned is not None and not view.is_pinned:
+            view.tree = pinned.tree
+            zerofs_store(&view.is_pinned, 1)
+        return 0
+
+    def take_touches(self) -> list:
+        """What was wanted and not told to the observer yet, as it is told."""
+        cdef Notes *notes[MOST_WORKERS]
+        cdef int i
+        for i in range(self.worker_count):
+            notes[i] = self.workers[i].notes
+        return self.touches.take(notes, self.worker_count)
 
     cdef int _request(self, _Parked parked, missing) except -1:
         parked.missing = <int>len(missing)
@@ -1016,6 +1070,18 @@ cdef class Engine:
             size += zerofs_tallied(&self.workers[i].bytes)
             failed += zerofs_tallied(&self.workers[i].failed)
         return answered, size, self.waited, len(self.parked), failed
+
+
+cdef void _free_view(View *view) noexcept:
+    free(view.slots)
+    free(view.former)
+    free(view)
+
+
+cdef inline void _put(Slot *slot, const char *data, uint32_t length, uint32_t generation) noexcept nogil:
+    slot.data = data
+    slot.length = length
+    zerofs_store(&slot.generation, generation)
 
 
 cdef void _fill_attributes(const Tables *tables, uint64_t row, fuse_attr *attributes) noexcept nogil:

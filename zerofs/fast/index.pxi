@@ -276,9 +276,6 @@ cdef class IndexMap:
         memcpy(&length, field + 8, 4)
         return self.tables.names[offset:offset + length]
 
-    cdef bytes key_of(self, uint32_t number):
-        return self._form(self.tables.chunks[number].key, self.tables.chunks[number].key_form)
-
     cdef uint32_t faults(self) noexcept nogil:
         """Pages that could not be had so far."""
         return 0 if self.guard is None else self.guard.count()

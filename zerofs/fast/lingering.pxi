@@ -48,7 +48,7 @@ cdef class Lingering:
         cdef Py_buffer view
         if <uint64_t>os.fstat(self.shared).st_size < 4 * rows:
             os.ftruncate(self.shared, 4 * rows)
-        self.counted = mmap.mmap(self.shared, 4 * rows)
+        self.counted = shared_map(self.shared, 4 * rows)
         PyObject_GetBuffer(self.counted, &view, PyBUF_WRITABLE)
         self.counts = <uint32_t *>view.buf  # nobody closes the map: it is there as long as it is referred to
         PyBuffer_Release(&view)

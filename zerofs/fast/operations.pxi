@@ -84,9 +84,9 @@ cdef class Operations:
     cdef uint64_t waiting
     cdef uint64_t failed
 
-    def __cinit__(self, IndexMap index not None, *, cache, cache_name, fetch, report, binding,
+    def __cinit__(self, IndexMap index not None, *, cache, fetch, report, binding,
                   uint64_t total_size=0, observer=None):
-        self.chunks = CachedChunks(cache, cache_name)
+        self.chunks = CachedChunks(cache)
         self.touches = Touches(observer)
         self.lingering = Lingering()
         self.fetch = fetch
@@ -324,7 +324,7 @@ cdef class Operations:
         if self.chunks.cache is not None:
             with self.chunks.cache.snapshot() as snapshot:
                 plain = self.chunks.copy(snapshot, index, number, expected)
-        self.touches.tell(&index.tables, row, position, position, (number,) if plain is None else ())
+        self.touches.tell([], &index.tables, row, position, position, (number,) if plain is None else ())
         return plain if plain is not None else self._fetched(index, number, expected, waited)
 
     cdef object _piece(self, IndexMap index, uint64_t row, const NodeRow *node, uint64_t position, uint64_t start,
@@ -333,7 +333,7 @@ cdef class Operations:
         cdef uint32_t number = index.tables.refs[node.first + position]
         cdef uint64_t expected = min(<uint64_t>node.block_size, node.size - position * node.block_size)
         piece = self._cached(index, number, expected, start, length)
-        self.touches.tell(&index.tables, row, position, position, (number,) if piece is None else ())
+        self.touches.tell([], &index.tables, row, position, position, (number,) if piece is None else ())
         if piece is not None:
             return piece
         return memoryview(self._fetched(index, number, expected, waited))[start:start + length]

@@ -32,6 +32,10 @@ static inline void *zerofs_load_pointer(void *const *place) { return __atomic_lo
 static inline void zerofs_store_pointer(void **place, void *value) { __atomic_store_n(place, value, __ATOMIC_SEQ_CST); }
 static inline uint32_t zerofs_load(const uint32_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
 static inline void zerofs_store(uint32_t *place, uint32_t value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
+/* What was read before this was read before all that is read after it. */
+static inline void zerofs_fence(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+/* Whether nobody else has set this flag. */
+static inline int zerofs_set_first(uint8_t *place) { return __atomic_exchange_n(place, 1, __ATOMIC_RELAXED) == 0; }
 /* A counter that one thread writes and others read: no barrier, no locked instruction. */
 static inline void zerofs_tally(uint64_t *place, uint64_t more)
 {

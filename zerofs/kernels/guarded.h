@@ -2,7 +2,8 @@
  *
  * Touching such a page is SIGBUS.  Within a registered range the handler counts the fault and lays a page of zeros
  * there, so that the instruction goes on; whoever reads looks at the count afterwards and throws away what it has read.
- * Elsewhere the signal does what it did before. */
+ * What runs inside `zerofs_try` is left at once instead, and nothing is laid anywhere.  Elsewhere the signal does what it
+ * did before. */
 #ifndef ZEROFS_GUARDED_H
 #define ZEROFS_GUARDED_H
 
@@ -10,6 +11,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -31,10 +33,21 @@ static uintptr_t zerofs_page_size;
 /* Where this thread faulted last.  Initial-exec: reaching it allocates nothing, which a handler must not do. */
 static __thread uintptr_t zerofs_fault_address __attribute__((tls_model("initial-exec")));
 
+/* Where `zerofs_try` goes on when a page of its range cannot be had; NULL: this thread is in none. */
+struct zerofs_escape {
+    uintptr_t start;
+    uintptr_t end;
+    sigjmp_buf place;
+};
+static __thread struct zerofs_escape *volatile zerofs_escape __attribute__((tls_model("initial-exec")));
+
 static void zerofs_on_bus(int number, siginfo_t *info, void *context)
 {
     uintptr_t address = (uintptr_t)info->si_addr;
     int saved = errno;
+    struct zerofs_escape *escape = zerofs_escape;
+    if (info->si_code > 0 && escape != NULL && address >= escape->start && address < escape->end)
+        siglongjmp(escape->place, 1); /* out of arithmetic of this thread's own, which leaves nothing half done */
     for (int i = 0; i < ZEROFS_MOST_RANGES && info->si_code > 0; i++) { /* 0 and less: sent by a process */
         struct zerofs_range *range = &zerofs_ranges[i];
         uintptr_t start = __atomic_load_n(&range->start, __ATOMIC_ACQUIRE);
@@ -103,6 +116,24 @@ static inline int zerofs_register(uintptr_t start, uintptr_t size) { return zero
 static inline int zerofs_register_writable(uintptr_t start, uintptr_t size)
 {
     return zerofs_register_range(start, size, 1);
+}
+
+/* `work(argument)`, or -1 where it touched a page from `start` on that cannot be had.  The mapping needs no guard of its
+ * own, but one must be registered somewhere.  `work` computes: it takes no lock, allocates nothing, and is not nested. */
+static __attribute__((noinline)) int zerofs_try(int (*work)(void *), void *argument, const void *start, uintptr_t size)
+{
+    struct zerofs_escape escape = {.start = (uintptr_t)start, .end = (uintptr_t)start + size};
+    int result;
+    if (sigsetjmp(escape.place, 0) != 0) { /* the handler blocks no signals, so none are to be restored */
+        zerofs_escape = NULL;
+        return -1;
+    }
+    zerofs_escape = &escape;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    result = work(argument);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    zerofs_escape = NULL;
+    return result;
 }
 
 /* Reads a byte of every page. */

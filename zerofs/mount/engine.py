@@ -6,11 +6,11 @@ An engine puts one tree behind one mount point.  There are two: `llfuse_engine` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from zerofs._fast import Observer
+    from zerofs._fast import Observer, Touch
     from zerofs.cache.lmdb import ChunkCache
     from zerofs.fetch.fetcher import Fetcher
     from zerofs.flist.index import Index
@@ -23,7 +23,6 @@ class Served(NamedTuple):
 
     tree: Index
     cache: ChunkCache
-    cache_name: Callable[[bytes], bytes]  # chunk key → name in the cache
     fetcher: Fetcher
     failures: FailureLog
     observer: Observer | None = None  # is told what readers want
@@ -65,6 +64,10 @@ class FuseEngine(Protocol):
 
     def reads(self) -> ReadCounts:
         """What was read so far."""
+        ...
+
+    def take_touches(self) -> list[Touch]:
+        """What readers wanted and the observer was not told yet, as it is told."""
         ...
 
     def unmount(self) -> None:

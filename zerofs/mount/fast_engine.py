@@ -29,6 +29,7 @@ from zerofs.mount.channel import Channel, interrupt
 from zerofs.mount.engine import ReadCounts, Served
 
 if TYPE_CHECKING:
+    from zerofs._fast import Touch
     from zerofs.flist.index import Index
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,6 @@ class FastEngine:
             self._channel.descriptor,
             served.tree.map,
             cache=served.cache,
-            cache_name=served.cache_name,
             request=self._request,
             report=served.failures.report,
             kill_pending=_kill_pending,
@@ -237,6 +237,9 @@ class FastEngine:
 
     def reads(self) -> ReadCounts:
         return ReadCounts(*self._engine.reads())
+
+    def take_touches(self) -> list[Touch]:
+        return self._engine.take_touches()
 
     def unmount(self) -> None:
         self._channel.unmount()

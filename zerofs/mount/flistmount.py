@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.cache.size import bound_of, parse_cache_free
-from zerofs.chunk.codec import cache_name
 from zerofs.errors import MountError, ZerofsError
 from zerofs.fetch.background import shared_background
 from zerofs.fetch.fetcher import Fetcher
@@ -129,6 +128,7 @@ class FlistMount:
         self._closers.insert(self._closers.index(self._served.fetcher.close), self._engine.close)
         self._closers.append(self._engine.unmount)
         if self._prefetcher is not None:
+            self._prefetcher.listen(self._engine.take_touches)
             self._prefetcher.start()  # what is wanted first is on its way before anybody can ask for it
         self._engine.start()
         if self._options.complete is not None:
@@ -290,7 +290,7 @@ class FlistMount:
                 began=self._since or None,
             )
             self._closers.append(self._prefetcher.close)
-        return Served(self._mounted, cache, cache_name, fetcher, FailureLog(), self._prefetcher)
+        return Served(self._mounted, cache, fetcher, FailureLog(), self._prefetcher)
 
 
 def _make_engine(options: MountOptions, served: Served, place: Path, session: Session | None) -> FuseEngine:

@@ -25,6 +25,7 @@ from zerofs.mount.channel import Channel
 from zerofs.mount.engine import ReadCounts, Served
 
 if TYPE_CHECKING:
+    from zerofs._fast import Touch
     from zerofs.flist.index import Index
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,6 @@ class LlfuseEngine:
         self._operations = Operations(
             served.tree.map,
             cache=served.cache,
-            cache_name=served.cache_name,
             fetch=self._fetch,
             report=served.failures.report,
             binding=llfuse,
@@ -101,6 +101,9 @@ class LlfuseEngine:
 
     def reads(self) -> ReadCounts:
         return ReadCounts(*self._operations.reads())
+
+    def take_touches(self) -> list[Touch]:
+        return []  # each is told at once
 
     def unmount(self) -> None:
         self._channel.unmount()

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ from zerofs.prefetch.profile import check_fits, read_profile
 from zerofs.prefetch.recorder import Recorder
 
 if TYPE_CHECKING:
+    from zerofs._fast import Touch
     from zerofs.cache.lmdb import ChunkCache
     from zerofs.fetch.fetcher import Fetcher
     from zerofs.fetch.flight import Done
@@ -81,7 +82,8 @@ class Prefetcher:
         self._following = (
             Following(index, self._bytes_of, self._suggest) if mode in ("on", "heuristics") else None
         )
-        self._touches: deque[tuple[float, int, int, int, tuple[int, ...]]] = deque()
+        self._touches: deque[Touch] = deque()
+        self._untold: Callable[[], list[Touch]] = list  # touches that the engine did not tell yet
         self._wake = threading.Event()
         self._alert = False  # somebody wanted lately what the cache did not have by itself
         self._last_touch = self._last_cold = -ALERT
@@ -89,6 +91,10 @@ class Prefetcher:
         self._paused_until = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+
+    def listen(self, untold: Callable[[], list[Touch]]) -> None:
+        """Take touches from the engine by `untold`, where it keeps them to itself for a while."""
+        self._untold = untold
 
     def start(self) -> None:
         """Begin with the replay."""
@@ -128,16 +134,18 @@ class Prefetcher:
 
     # -- what readers want -----------------------------------------------------------------------
 
-    def touched(self, row: int, first: int, last: int, missing: tuple[int, ...]) -> None:
-        """A reader wants positions `first` to `last` of the file `row`; `missing` are not in the cache.
+    def touched(self, touches: list[Touch]) -> bool:
+        """Readers want these for the first time, the newest at the end; whether to be told at once of what comes next.
 
-        Called by the engine, for chunks that were not wanted before.  Takes a microsecond.
+        Called by the engine.  Takes a microsecond.
         """
         if self._closing:
-            return
-        self._touches.append((time.monotonic(), row, first, last, missing))
-        if missing or self._alert or len(self._touches) >= MOST_UNHEARD:
+            return False
+        self._touches.extend(touches)
+        missed = bool(touches[-1][4])
+        if missed or self._alert or len(self._touches) >= MOST_UNHEARD:
             self._wake.set()
+        return missed or self._alert
 
     def _run(self) -> None:
         try:
@@ -174,6 +182,7 @@ class Prefetcher:
 
     def _hear(self) -> None:
         """Take in what was touched.  Under the lock."""
+        self._touches.extend(self._untold())
         while self._touches:
             try:
                 self._take_in(*self._touches.popleft())
