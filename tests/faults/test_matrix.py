@@ -20,7 +20,7 @@ from zerofs.bench.soak.place import Place
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
 ENGINES = ("fast", "llfuse")
-GROUPS = 4
+GROUPS = 2
 STAYS = 0.12  # seconds
 PAIRS = list(combinations_with_replacement(FAULTS, 2))
 
