@@ -9,7 +9,7 @@ cdef extern from "recency.h" nogil:
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
-    void *mmap(void *address, size_t size, int protection, int flags, int descriptor, int64_t offset)
+    void *c_mmap "mmap"(void *address, size_t size, int protection, int flags, int descriptor, int64_t offset)
 
 RECENCY_SIZE = 2 * ZEROFS_SLOTS  # bytes of the file: see `Recency`
 
@@ -33,7 +33,7 @@ cdef class Recency:
         cdef void *place
         self.used = NULL
         self.number = -1
-        place = mmap(NULL, RECENCY_SIZE, PROT_READ | PROT_WRITE,
+        place = c_mmap(NULL, RECENCY_SIZE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS if descriptor < 0 else MAP_SHARED, descriptor, 0)
         if place == MAP_FAILED:
             raise OSError(errno, "cannot map what was used lately")

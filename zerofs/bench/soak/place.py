@@ -54,7 +54,9 @@ class Place:
     def __init__(self, workdir: Path, stores: Stores, settings: Settings) -> None:
         self.settings = settings
         self.source = stores.source
-        supervised = supervision() if settings.supervised is None else settings.supervised
+        supervised = settings.supervised
+        if supervised is None:  # llfuse cannot take over a mount that is in use
+            supervised = settings.engine != "llfuse" and supervision()
         self.outcome = Outcome(settings.seed, settings.engine, supervised, settings.timeout)
         with ExitStack() as stack:
             disk = None
