@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--skip-report", type=Path, metavar="FILE", help="write what was skipped, and why, as JSON"
     )
+    group.addoption(
+        "--fault-product", action="store_true", help="every pair of faults on every engine (long)"
+    )
     group.addoption("--strict-skips", action="store_true", help="fail if a test that must run was skipped")
 
 

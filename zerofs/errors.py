@@ -49,6 +49,12 @@ class FlistNotFoundError(FlistError):
     hint = "check the path given with --meta"
 
 
+class FlistUnreachableError(FlistError):
+    """The server of a flist's URL does not answer, or says that it cannot for now."""
+
+    hint = "check the URL and the network"
+
+
 class FlistFormatError(FlistError):
     """The bytes are not those of any flist generation that is known."""
 

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.flist.samples import TREE, read, write
-from zerofs.errors import FlistError, FlistFormatError, FlistNotFoundError, FlistTooLargeError
+from zerofs.errors import (
+    FlistError,
+    FlistFormatError,
+    FlistNotFoundError,
+    FlistTooLargeError,
+    FlistUnreachableError,
+)
 from zerofs.flist.download import displayed, download
 from zerofs.flist.source import open_source
 
@@ -140,9 +146,9 @@ def test_the_digest_is_that_of_the_file(server: Server, tmp_path: Path) -> None:
     ("path", "error", "text"),
     [
         ("nothing/here", FlistNotFoundError, "404"),
-        ("trouble", FlistError, "503"),
-        ("short", FlistError, "bytes came"),
-        ("cut", FlistError, "cannot fetch"),
+        ("trouble", FlistUnreachableError, "503"),
+        ("short", FlistUnreachableError, "bytes came"),
+        ("cut", FlistUnreachableError, "cannot fetch"),
         ("whole", FlistFormatError, "not a flist"),
         ("redirect/file:///etc/passwd", FlistError, "cannot fetch"),
         ("redirect/ftp://127.0.0.1:1/flist", FlistError, "cannot fetch"),

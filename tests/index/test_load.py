@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.flist.samples import FOLDER, PLAIN, TREE, write
+from zerofs.errors import FlistNotFoundError, FlistUnreachableError
 from zerofs.flist import source
 from zerofs.flist.load import load_flist
 from zerofs.flist.model import Directory, Entry, Kind
@@ -92,3 +97,94 @@ def test_what_is_remembered_may_be_damaged(damage: bytes, tmp_path: Path, digest
     assert load_flist(str(flist), tmp_path / "state").index.content_hash == content
     assert len(digested) == 2
     assert seen.read_bytes() != damage
+
+
+class Web:
+    """A web server for the files of a directory, which can go away and come back at its port."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        def handler(*arguments: object) -> SimpleHTTPRequestHandler:
+            return Quiet(*arguments, directory=self.directory)  # type: ignore[arg-type]
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)  # type: ignore[arg-type]
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def url(self, user: str = "") -> str:
+        return f"http://{user}127.0.0.1:{self.port}/flist"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    directory = tmp_path / "web"
+    directory.mkdir()
+    write("fl", directory / "flist")
+    web = Web(directory)
+    yield web
+    web.stop()
+
+
+def test_a_url_whose_server_is_gone_leads_where_it_led(
+    web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    first = load_flist(web.url("user:hunter2@"), state)
+    web.stop()
+    with caplog.at_level(logging.WARNING):
+        again = load_flist(web.url("user:hunter2@"), state)
+    assert again.index.content_hash == first.index.content_hash
+    assert (again.format, again.router, again.routes) == (first.format, first.router, first.routes)
+    assert "fetched last" in caplog.text and "hunter2" not in caplog.text
+    assert not [path for path in state.iterdir() if b"hunter2" in path.read_bytes()]
+    caplog.clear()
+    web.start()
+    with caplog.at_level(logging.WARNING):
+        load_flist(web.url(), state)
+    assert not caplog.records
+
+
+def test_a_url_that_is_not_known_or_whose_file_is_gone_is_an_error(web: Web, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    load_flist(web.url(), state)
+    (web.directory / "flist").unlink()
+    with pytest.raises(FlistNotFoundError):
+        load_flist(web.url(), state)
+    web.stop()
+    try:
+        with pytest.raises(FlistUnreachableError):
+            load_flist(web.url() + "2", state)
+        with pytest.raises(FlistUnreachableError):
+            load_flist(web.url(), tmp_path / "other")
+        for index in state.glob("*.index-*"):
+            index.unlink()
+        with pytest.raises(FlistUnreachableError):
+            load_flist(web.url(), state)
+    finally:
+        web.start()
+
+
+def test_a_url_leads_to_what_was_there_last(web: Web, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    load_flist(web.url(), state)
+    write("sqlite", web.directory / "flist")
+    newer = load_flist(web.url(), state)
+    web.stop()
+    try:
+        assert load_flist(web.url(), state).format == newer.format == "sqlite"
+    finally:
+        web.start()

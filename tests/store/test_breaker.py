@@ -75,6 +75,39 @@ def test_it_gives_up_waiting_after_a_long_outage_and_forgets_old_ones(clock: Clo
     assert not tested.is_given_up and not tested.is_open
 
 
+def test_it_is_given_up_once_a_reader_waited_in_vain(clock: Clock) -> None:
+    tested = Breaker()
+    began = clock.now
+    tested.failed()
+    tested.give_up(began)  # no time to answer in
+    assert not tested.is_given_up
+    clock.now += breaker.TRIAL
+    tested.succeeded()  # to another reader
+    tested.failed()
+    tested.give_up(began)
+    assert not tested.is_given_up
+    tested.give_up(began := clock.now)
+    clock.now += breaker.TRIAL
+    tested.give_up(began + 0.1)
+    assert not tested.is_given_up
+    tested.failed()
+    clock.now += breaker.TRIAL
+    tested.give_up(began + 0.1)
+    assert tested.is_given_up
+    clock.now += 10 * breaker.PATIENCE
+    tested.failed()
+    assert tested.is_given_up  # until it answers
+    tested.succeeded()
+    assert not tested.is_given_up
+
+
+def test_what_never_failed_is_not_given_up(clock: Clock) -> None:
+    tested = Breaker()
+    clock.now += breaker.TRIAL
+    tested.give_up(0.0)
+    assert not tested.is_given_up
+
+
 def test_pauses_grow_and_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     class Recorder(threading.Event):
         def __init__(self) -> None:

@@ -369,6 +369,25 @@ def test_what_has_failed_for_long_is_tried_once_and_heals(
     assert not Reader().read(router).failed
 
 
+def test_after_the_first_deadline_a_silent_store_is_soon_known_and_heals(
+    redis_server: Start, proxied: Proxied
+) -> None:
+    server = redis_server()
+    server.load(CHUNKS.items())
+    proxy = proxied((server.host, server.port))
+    router = build_router(None, [], [], f"redis://127.0.0.1:{proxy.port}")
+    proxy.fault = Fault("silence")
+    for seconds, at_least in ((2.0, 1.5), (60.0, 0.0), (60.0, 0.0)):
+        reader = Reader(IDS[:1])
+        started = time.monotonic()
+        must_end(lambda: router.fetch_many(reader.ids, reader.accept, reader.fail, within(seconds)))  # noqa: B023
+        assert type(reader.failed[0]) is StoreTimeoutError
+        assert at_least <= time.monotonic() - started < 10 + at_least  # far from a minute
+    proxy.fault = None
+    assert not Reader().read(router).failed
+    router.close()
+
+
 def test_closing_ends_retries(redis_server: Start) -> None:
     router = build_router(None, [], [], f"redis://127.0.0.1:{free_port()}")
     reader = Reader(IDS[:1])

@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 EPILOG = """\
 Suites: `peers` is everything in the local cache, beside the peers; `fetch` is what having nothing on the host
-costs.  Without one, both.  `coldstart` starts containers over emulated links; of its scenarios, only those at 20 ms
+costs.  Without one, both.  `soak`, with options of its own, says what a mount survives.
+`coldstart` starts containers over emulated links; of its scenarios, only those at 20 ms
 and 100 Mbit/s are run unless --scenario names others.  Cold samples drop the kernel's caches, which takes root and
 slows the whole machine for a moment.
 
@@ -31,6 +32,7 @@ examples:
   zerofs bench peers --targets --plot peers.png --json peers.json
   zerofs bench coldstart --targets
   zerofs bench coldstart --scenario 'numpy-*' --scenario 'read-all-5ms-1G' --minutes 20
+  zerofs bench soak --help
 """
 
 

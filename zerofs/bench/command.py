@@ -29,6 +29,7 @@ from zerofs.mount import mountinfo
 
 _COPIES = 9  # the large file itself, in Redis, in two caches, and in the peers' images
 _SPARE = 3 << 30  # bytes for the image and its copies
+SOAK = "soak"  # a command line of its own
 _LEAST = 4  # rounds with everybody, however long they take
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -179,6 +180,10 @@ def _publish(run: Run, arguments: argparse.Namespace) -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
+    if argv[:1] == [SOAK]:
+        from zerofs.bench.soak.command import run as run_soak
+
+        return run_soak(argv[1:])
     arguments = build_parser().parse_args(argv)
     if arguments.list:
         for scenario in SCENARIOS:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from zerofs.errors import BackendError, FlistError, FlistNotFoundError, FlistTooLargeError
+from zerofs.errors import (
+    BackendError,
+    FlistError,
+    FlistNotFoundError,
+    FlistTooLargeError,
+    FlistUnreachableError,
+)
 
 STALL_TIMEOUT = 30.0  # seconds without a byte, or without a connection
 TOTAL_TIMEOUT = 900.0  # seconds for the whole file
@@ -39,7 +45,8 @@ def download(
     """Write what `url` holds to `target`, which appears only when it is whole.
 
     Raises FlistNotFoundError where the server has no such file, FlistTooLargeError beyond `max_size` bytes,
-    BackendError where `target` cannot be written, FlistError for everything else.
+    FlistUnreachableError where the server or the way to it is in trouble, BackendError where `target` cannot be
+    written, FlistError for everything else.
     """
     shown = displayed(url)
     deadline = time.monotonic() + total_timeout
@@ -49,12 +56,23 @@ def download(
             _receive(response, out, shown, max_size, deadline)
     except urllib.error.HTTPError as error:
         error.close()
-        kind = FlistNotFoundError if error.code in (404, 410) else FlistError
-        raise kind(f"cannot fetch {shown}: the server answers {error.code}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _kind(error.code)(f"cannot fetch {shown}: the server answers {error.code}") from error
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise FlistError(f"cannot fetch {shown}: {reason}", hint="check the URL and the network") from error
+        kind = (
+            FlistUnreachableError if isinstance(reason, Exception) else FlistError
+        )  # what it says is no URL of ours
+        raise kind(f"cannot fetch {shown}: {reason}") from error
+    except ValueError as error:
+        raise FlistError(f"cannot fetch {shown}: {error}", hint="check the URL") from error
     part.rename(target)
+
+
+def _kind(status: int) -> type[FlistError]:
+    """What an answer of the server means."""
+    if status in (404, 410):
+        return FlistNotFoundError
+    return FlistUnreachableError if status >= 500 or status in (408, 429) else FlistError
 
 
 def _receive(
@@ -69,13 +87,13 @@ def _receive(
         if size > max_size:
             raise FlistTooLargeError(f"{shown} has more than {max_size} bytes")
         if time.monotonic() > deadline:
-            raise FlistError(f"cannot fetch {shown}: it takes too long")
+            raise FlistUnreachableError(f"cannot fetch {shown}: it takes too long")
         try:
             out.write(step)
         except OSError as error:
             raise BackendError(f"cannot store {shown}: {error.strerror}") from error
     if expected is not None and size != expected:
-        raise FlistError(f"cannot fetch {shown}: {size} of {expected} bytes came")
+        raise FlistUnreachableError(f"cannot fetch {shown}: {size} of {expected} bytes came")
 
 
 def _created(path: Path) -> IO[bytes]:

@@ -7,10 +7,12 @@ State lives in one directory, ``flists`` beside the chunk cache, shared by all m
   the routes that came with it, and the owners that were resolved on this host;
 - ``<content hash>.pin``: its chunks stay in the cache (see `zerofs.cache.pins`);
 - ``<content hash>.profile``: what mounts of it want first (see `zerofs.prefetch.profile`);
-- ``seen-<nn>.json``: a digest, and what its files looked like; 256 of them at the most.
+- ``seen-<nn>.json``: a digest, and what its files looked like; 256 of them at the most;
+- ``url-<hash>.json``: the digest of what a URL held when it was fetched last.
 
 So a flist that was unpacked anew, or fetched anew, maps the index that is already there after one
-pass over its bytes, and one that lies where it lay does so without.  Every file is written under a
+pass over its bytes, and one that lies where it lay does so without.  A URL whose server cannot be reached
+leads to the index that it led to before: a host starts again without its registry.  Every file is written under a
 temporary name and renamed: mounts that start at the same moment may do the work twice, and then agree.
 """
 
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerofs import private
-from zerofs.errors import CacheError, FlistCorruptError
+from zerofs.errors import CacheError, FlistCorruptError, FlistUnreachableError
 from zerofs.flist.index import VERSION, Index, write_index
 from zerofs.flist.model import FlistReader, Route
 
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _MEMO_VERSION = 1
 _DIGEST_SIZE = 32  # bytes
+_URLS = ("http://", "https://")
+_PATIENCE = 5.0  # seconds for the server of a URL, where what it held is known
 
 
 class LoadedFlist:
@@ -61,25 +65,66 @@ def load_flist(argument: str, state: Path, *, max_size: int | None = None) -> Lo
     `max_size` bounds the unpacked flist, in bytes.  Raises FlistError, or CacheError where `state` cannot
     be written.
     """
-    from zerofs.flist.source import open_source
-
     prepare_state(state)
-    bounds = {} if max_size is None else {"max_size": max_size}
-    with open_source(argument, workdir=state, **bounds) as source:
-        memo_path = state / f"{_digest(source, state).hex()}.json"
+    if not argument.lower().startswith(_URLS):
+        return _load(argument, state, max_size)
+    patience = _PATIENCE if _url_slot(argument, state).exists() else None
+    try:
+        return _load(argument, state, max_size, patience=patience)
+    except FlistUnreachableError as error:
+        known = _last_of_url(argument, state)
+        if known is None:
+            raise
+        log.warning("%s; what was there when it was fetched last is mounted", error)
+        return known
+
+
+def _load(argument: str, state: Path, max_size: int | None, *, patience: float | None = None) -> LoadedFlist:
+    from zerofs.flist.source import DEFAULT_MAX_SIZE, open_source
+
+    bound = DEFAULT_MAX_SIZE if max_size is None else max_size
+    with open_source(argument, workdir=state, max_size=bound, patience=patience) as source:
+        digest = _digest(source, state)
+        memo_path = state / f"{digest.hex()}.json"
         memo = _read_memo(memo_path)
         index = _mapped(state, memo["content"]) if memo is not None else None
         if memo is None or index is None:
             memo, index = _compile(source, state)
             _replace(memo_path, memo)
-        router = memo["router"]
-        return LoadedFlist(
-            argument,
-            memo["format"],
-            index,
-            None if router is None else router.encode("utf-8", "surrogateescape"),
-            tuple(Route(*route) for route in memo["routes"]),
-        )
+        if argument.lower().startswith(_URLS):
+            _replace(_url_slot(argument, state), {"identity": source.display, "digest": digest.hex()})
+        return _loaded(argument, memo, index)
+
+
+def _loaded(argument: str, memo: dict[str, Any], index: Index) -> LoadedFlist:
+    router = memo["router"]
+    return LoadedFlist(
+        argument,
+        memo["format"],
+        index,
+        None if router is None else router.encode("utf-8", "surrogateescape"),
+        tuple(Route(*route) for route in memo["routes"]),
+    )
+
+
+def _last_of_url(argument: str, state: Path) -> LoadedFlist | None:
+    """What the URL held when it was fetched last, if its index is still there."""
+    from zerofs.flist.download import displayed
+
+    digest = _seen(_url_slot(argument, state), displayed(argument))
+    memo = None if digest is None else _read_memo(state / f"{digest.hex()}.json")
+    index = None if memo is None else _mapped(state, memo["content"])
+    return None if memo is None or index is None else _loaded(argument, memo, index)
+
+
+def _url_slot(argument: str, state: Path) -> Path:
+    """Where the last digest of a URL is remembered; the same with any password."""
+    import hashlib
+
+    from zerofs.flist.download import displayed
+
+    name = hashlib.blake2b(os.fsencode(displayed(argument)), digest_size=16).hexdigest()
+    return state / f"url-{name}.json"
 
 
 def load_layers(indexes: Sequence[Index], state: Path) -> Index:

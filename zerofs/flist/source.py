@@ -55,13 +55,15 @@ def open_source(
     workdir: Path,
     max_size: int = DEFAULT_MAX_SIZE,
     max_members: int = DEFAULT_MAX_MEMBERS,
+    patience: float | None = None,
 ) -> FlistSource:
     """The flist at `argument`: a path, a ``file://`` or an ``http(s)://`` URL.
 
-    `max_size` bounds the bytes downloaded or unpacked.  The result is a context manager; close it.
+    `max_size` bounds the bytes downloaded or unpacked.  `patience`: seconds without a byte after which a server is
+    given up, where the usual ones are too many.  The result is a context manager; close it.
     Raises FlistNotFoundError, FlistFormatError and the other FlistErrors.
     """
-    return FlistSource(argument, workdir, max_size, max_members)
+    return FlistSource(argument, workdir, max_size, max_members, patience)
 
 
 class FlistSource:
@@ -70,8 +72,11 @@ class FlistSource:
     argument: str  # as the user named it
     display: str  # the same without a password
 
-    def __init__(self, argument: str, workdir: Path, max_size: int, max_members: int) -> None:
+    def __init__(
+        self, argument: str, workdir: Path, max_size: int, max_members: int, patience: float | None = None
+    ) -> None:
         self.argument = self.display = argument
+        self._patience = patience
         self._workdir = workdir
         self._max_size, self._max_members = max_size, max_members
         self._file: BinaryIO | None = None
@@ -186,11 +191,12 @@ class FlistSource:
     def _local_path(self) -> Path:
         scheme = self.argument.partition("://")[0].lower() if "://" in self.argument else ""
         if scheme in ("http", "https"):
-            from zerofs.flist.download import displayed, download
+            from zerofs.flist.download import STALL_TIMEOUT, displayed, download
 
             self.display = displayed(self.argument)
             target = self._scratches.new() / "download"
-            download(self.argument, target, max_size=self._max_size)
+            patience = STALL_TIMEOUT if self._patience is None else self._patience
+            download(self.argument, target, max_size=self._max_size, stall_timeout=patience)
             return target
         if scheme == "file":
             url = urlsplit(self.argument)

@@ -27,6 +27,10 @@ cdef extern from "<sys/mount.h>" nogil:
     int C_MNT_DETACH "MNT_DETACH"
     int C_UMOUNT_NOFOLLOW "UMOUNT_NOFOLLOW"
 
+cdef extern from "<malloc.h>" nogil:
+    int mallopt(int parameter, int value)
+    int M_MMAP_THRESHOLD
+
 cdef extern from "<sched.h>" nogil:
     int c_unshare "unshare"(int flags)
     int C_CLONE_NEWNS "CLONE_NEWNS"
@@ -244,3 +248,12 @@ def inotify_read(int fd) -> list:
         events.append((event.wd, event.mask))
         at += sizeof(inotify_event) + event.len
     return events
+
+
+def give_back_from(int size):
+    """Let every block of memory of `size` bytes and more go back to the system as soon as it is freed.
+
+    Left alone, the allocator raises that bound with what is freed, and keeps what threads used in pieces.
+    False where the C library does not take it.
+    """
+    return mallopt(M_MMAP_THRESHOLD, size) != 0

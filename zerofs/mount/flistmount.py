@@ -21,6 +21,7 @@ from zerofs.fetch.background import shared_background
 from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.index import Index
 from zerofs.flist.load import LoadedFlist, load_flist, load_layers, profile_path
+from zerofs.mount._linux import give_back_from
 from zerofs.mount.backend import Backend
 from zerofs.mount.engine import FuseEngine, Served
 from zerofs.mount.failures import FailureLog
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from zerofs.store.router import Router
 
 log = logging.getLogger(__name__)
+
+_LARGE = 128 << 10  # bytes; chunks and payloads, which would else stay with the threads that had them
 
 
 class Swap(NamedTuple):
@@ -82,6 +85,7 @@ class FlistMount:
 
     def mount(self) -> None:
         """Load, mount and serve.  Raises ZerofsError; `close` takes down whatever there is by then."""
+        give_back_from(_LARGE)
         with self._interruptible():
             self._loaded = [self._load(argument) for argument in self._options.meta]
             self._first = self._mounted = load_layers([flist.index for flist in self._loaded], self.state)

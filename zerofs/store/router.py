@@ -22,6 +22,7 @@ from zerofs.errors import ChunkError, StoreError, ZerofsError
 from zerofs.store.asking import Answers, Asking
 from zerofs.store.backoff import Backoff
 from zerofs.store.base import Payload
+from zerofs.store.breaker import TRIAL
 from zerofs.store.destination import Destination
 from zerofs.store.helpers import Helpers
 from zerofs.store.ids import id_digits, id_text
@@ -91,6 +92,7 @@ class Router:
         `hedged`: a second replica may be asked where the first one is late.
         """
         backoff = Backoff()
+        began = time.monotonic()
         wants = [Want(index, chunk_id, self._candidates(chunk_id)) for index, chunk_id in enumerate(ids)]
         while wants:
             self._pass(wants, judge, deadline, hedged=hedged)
@@ -100,6 +102,7 @@ class Router:
                 if not want.is_hopeful():
                     fail(want.index, want.error())
             if wants and not backoff.wait(deadline, self._closing):
+                _give_up(wants, began)
                 for want in wants:
                     fail(want.index, want.error())
                 return
@@ -177,7 +180,7 @@ class Router:
         while work:
             destination = _next_destination(work)
             batch = [want for want in work if want.waiting[0].destination is destination]
-            self._ask(Asking(destination, batch, _share(batch, deadline)), judge, hedged=hedged)
+            self._ask(Asking(destination, batch, _limit(destination, batch, deadline)), judge, hedged=hedged)
             for want in batch:
                 want.waiting.pop(0)
             work = [want for want in work if want.waiting and not want.served]
@@ -239,10 +242,13 @@ class Router:
                 self._write_back.offer(holder, chunk_id, bytes(payload))  # its memory is used again
 
     def _probe_passed_over(self, want: Want) -> None:
-        """Find out in the background whether a destination that others stand in for is back."""
-        if not want.waiting or want.waiting[0].destination.breaker.is_open:
+        """Find out in the background whether a destination is back that others stand in for, or that is given up."""
+        if not want.waiting:
+            return
+        first = want.waiting[0].destination.breaker
+        if first.is_open and not first.is_given_up:
             return  # it is asked in any case
-        for candidate in want.waiting[1:]:
+        for candidate in want.waiting[0 if first.is_given_up else 1 :]:
             if candidate.destination.breaker.claim_probe():
                 arguments = (candidate.destination, want.id)
                 threading.Thread(target=_probe, args=arguments, name="zerofs-probe", daemon=True).start()
@@ -272,7 +278,14 @@ def _next_destination(work: Sequence[Want]) -> Destination:
     return work[0].waiting[0].destination
 
 
-def _share(batch: Sequence[Want], deadline: float) -> float:
-    """The time that one destination may take, so that those after it get theirs."""
+def _limit(destination: Destination, batch: Sequence[Want], deadline: float) -> float:
+    """When a destination must be done, so that those after it get their time, and nobody waits for what is down."""
     now = time.monotonic()
-    return now + (deadline - now) / max(len(want.waiting) for want in batch)
+    share = (deadline - now) / max(len(want.waiting) for want in batch)
+    return now + (min(share, TRIAL) if destination.breaker.is_given_up else share)
+
+
+def _give_up(wants: Sequence[Want], began: float) -> None:
+    """The time of `wants` is over: those who come next need not wait as long for the same destinations."""
+    for destination in {each for want in wants for each in want.faults}:
+        destination.breaker.give_up(began)

@@ -1,0 +1,55 @@
+"""The soak as a program: a few seconds of it, and that it can fail."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.mounts import mounts_below
+from zerofs.bench.soak.outcome import Outcome
+from zerofs.bench.soak.reader import Readings
+from zerofs.bench.soak.tree import differences, make_tree
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+QUIET = Readings(1, 1, 1, {}, [], 0, 0, 0, 0.1)
+
+
+@root
+def test_a_short_soak(tmp_path):
+    sizes = ["--size", "2M", "--cache-size", "2M", "--readers", "1", "--timeout", "2"]
+    command = [sys.executable, "-m", "zerofs.bench", "soak", "--minutes", "0.05", "--seed", "3", "--json"]
+    done = subprocess.run(
+        [*command, *sizes, "--workdir", tmp_path], capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done
+    outcome = json.loads(done.stdout)
+    assert sum(outcome["faults"].values()) >= 3 and outcome["operations"] and outcome["checks"] == 1
+    assert mounts_below(tmp_path) == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [{"wrong": ["f1"], "wrong_count": 1}, {"late": 1}, {"stuck": 1}, {"errors": {"ENOENT": 1}}],
+)
+def test_what_fails_it(seen):
+    outcome = Outcome(1, "fast", False, 5.0)
+    outcome.add(QUIET._replace(errors={"EIO": 3}), ["EIO"])
+    assert not outcome.failed
+    outcome.add(QUIET._replace(**seen), ["EIO"])
+    assert outcome.failed
+
+
+def test_trees_that_differ(tmp_path):
+    for name in ("one", "two"):
+        make_tree(tmp_path / name, random.Random(1), 1 << 20)
+    assert list(differences(tmp_path / "one", tmp_path / "two")) == []
+    victim = max((tmp_path / "two").rglob("f*"), key=lambda path: path.stat().st_size)
+    status = victim.stat()
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [line.partition(": ")[2] for line in differences(tmp_path / "one", tmp_path / "two")] == [
+        "wrong bytes"
+    ]

@@ -1,0 +1,108 @@
+"""Full disks: reads go on without the cache, the log says it once, and writers hear of their own disk's end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Image, write
+from tests.support.sandbox import MountProcess, Sandbox
+from zerofs.bench.soak.disk import SmallDisk
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+
+CONTENT = {f"f{number}": random.Random(number).randbytes(700_000 + number) for number in range(16)}
+NOT_USED = "not used for now"  # what the cache says once when its disk is full
+
+
+@pytest.fixture
+def disk(sandbox: Sandbox) -> Iterator[SmallDisk]:
+    disk = SmallDisk(sandbox.path / "disk", 6 << 20)
+    yield disk
+    subprocess.run(["umount", "--lazy", disk.path], check=False)
+
+
+@pytest.fixture
+def image(sandbox: Sandbox) -> Image:
+    return Image(sandbox, "image", fill)
+
+
+def fill(root: Path) -> None:
+    for name, content in CONTENT.items():
+        write(root / name, content)
+
+
+def mount(
+    sandbox: Sandbox, image: Image, engine: str, *options: str | os.PathLike[str], **keywords: object
+) -> MountProcess:
+    store = ["--storage-url", f"dir://{image.store}", "--engine", engine, "--meta", image.flist]
+    return sandbox.mount(*store, *options, **keywords)  # type: ignore[arg-type]
+
+
+def test_a_cache_whose_disk_is_full_or_fills_up(
+    sandbox: Sandbox, image: Image, disk: SmallDisk, engine: str
+) -> None:
+    mounted = mount(
+        sandbox,
+        image,
+        engine,
+        "--ro",
+        "--prefetch",
+        "off",
+        "--cache",
+        disk.path / "cache",
+        "--cache-size",
+        "64M",
+        allow=[NOT_USED],
+    )
+    root = mounted.target
+    for number in range(2):
+        for name, content in CONTENT.items():
+            if number == 0 and name == "f4":
+                disk.fill()
+            assert (root / name).read_bytes() == content
+            with (root / name).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert mounted.log().count("WARNING") <= 1
+    assert mounted.stop() == 0  # before its disk
+
+
+def test_a_backend_whose_disk_is_full_tells_the_writer_and_reads_on(
+    sandbox: Sandbox, image: Image, disk: SmallDisk, engine: str
+) -> None:
+    backend = disk.path / "backend"
+    cache = ["--cache", sandbox.path / "cache"]
+    mounted = mount(sandbox, image, engine, "--backend", backend, *cache)
+    root = mounted.target
+    disk.fill()
+    with pytest.raises(OSError) as caught:
+        write(root / "new", bytes(1 << 20))
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError) as caught, (root / "f1").open("r+b") as file:  # copied up, or not at all
+        file.write(b"x")
+    assert caught.value.errno == errno.ENOSPC
+    for name, content in CONTENT.items():
+        assert (root / name).read_bytes() == content
+    disk.empty()
+    write(root / "new", b"there is room again")
+    with (root / "f1").open("r+b") as file:
+        file.write(b"x")
+    assert (root / "f1").read_bytes() == b"x" + CONTENT["f1"][1:]
+    assert mounted.stop() == 0  # before its disk
+
+
+def test_a_layer_in_memory_that_is_full_tells_the_writer(sandbox: Sandbox, image: Image, engine: str) -> None:
+    mounted = mount(sandbox, image, engine, "--rw-size", "2M", "--cache", sandbox.path / "cache")
+    root = mounted.target
+    with pytest.raises(OSError) as caught:
+        write(root / "new", bytes(4 << 20))
+    assert caught.value.errno == errno.ENOSPC
+    assert (root / "f2").read_bytes() == CONTENT["f2"]
+    (root / "new").unlink()
+    write(root / "new", b"there is room again")
