@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -135,3 +136,16 @@ def test_asked_twice_at_once(image: Image, supervised: Mount, next_server: Calla
     assert "under way already" in done.stderr.decode()
     first.join()
     assert mount.stats()["mount"]["takeovers"] == 1
+
+
+def test_asked_while_a_successor_of_a_dead_server_starts(
+    image: Image, supervised: Mount, next_server: Callable[[str], None]
+) -> None:
+    """That one may have been started from the program of before: it is replaced, too."""
+    mount = supervised(image)
+    next_server("import time; time.sleep(2)")
+    os.kill(mount.server, signal.SIGKILL)
+    eventually(lambda: "which served the mount" in mount.process.log(), "the death")
+    said = json.loads(mount.upgrade().stdout)
+    assert said["takeovers"] == 2 and said["server"] == mount.server
+    mount.check()

@@ -70,6 +70,7 @@ class _Supervisor:
         self._gone: list[Server] = []  # that were let go
         self._deaths = 0
         self._takeovers = 0
+        self._asked_early = False  # for an upgrade, while the successor of a dead server was starting
         self._stopped = False  # by SIGTERM or SIGINT
         self._waiting: list[int] = []  # signals for who serves when the upgrade is over
         self._poll = select.poll()
@@ -231,8 +232,9 @@ class _Supervisor:
             self._serving.tell("leave")
             self._gone.append(self._serving)
             self._serving, self._next = server, None
-        self._askers.answer({"process": server.process, "takeovers": self._takeovers})
         log.info("process %d has taken over", server.process)
+        if not self._begin_early_upgrade():
+            self._askers.answer({"process": server.process, "takeovers": self._takeovers})
         self._pass_on_waiting()
 
     # -- deaths ----------------------------------------------------------------------------
@@ -328,13 +330,31 @@ class _Supervisor:
         serving = self._serving
         if self._next is not None:
             return "an upgrade is under way already"
-        if serving is None or serving.ready_at is None or serving.ending or self._stopped:
+        if (
+            serving is None
+            or serving.ending
+            or self._stopped
+            or (serving.ready_at is None and not self._held)
+        ):
             return "the mount is just starting, or ending"
+        if serving.ready_at is None:
+            self._asked_early = True  # it may have begun before the program on the disk was another one
+            return None
         try:
             self._next = self._start()
         except OSError as error:
             return f"cannot start a server: {error.strerror}"
         return None
+
+    def _begin_early_upgrade(self) -> bool:
+        """Begin what was asked for while nobody served; False where nothing was, or it cannot be begun."""
+        if not self._asked_early:
+            return False
+        self._asked_early = False
+        problem = self._upgrade()
+        if problem is not None:
+            self._askers.answer({"error": problem, "code": TakeoverError.exit_code})
+        return problem is None
 
 
 def _place(kind: str, stack: contextlib.ExitStack) -> controlplace.Place | None:

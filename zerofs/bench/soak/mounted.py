@@ -71,8 +71,10 @@ class Mounted:
             self._end(signal.SIGKILL)
 
     def upgrade(self) -> None:
-        """Hand the mount to another process on purpose; refused where the server has just died."""
-        subprocess.run([_program("zerofs"), "upgrade", self.target], capture_output=True, check=False)
+        """Hand the mount to another process on purpose."""
+        done = subprocess.run([_program("zerofs"), "upgrade", self.target], capture_output=True, check=False)
+        if done.returncode:
+            self.lost += 1
 
     def ensure(self) -> None:
         """Count a mount that ended by itself, and start it again."""
