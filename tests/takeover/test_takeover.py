@@ -143,7 +143,7 @@ def test_a_live_swap_outlives_its_server(
     eventually(lambda: (root / "held").read_text() == "new", "the new file under a name that was held")
     hang_up(mount, backend, pack("more", lambda root: write(root / "more", "more")).flist)
     eventually(lambda: (root / "more").exists(), "another swap, by the successor")
-    assert not (root / "fresh").exists()
+    eventually(lambda: not (root / "fresh").exists(), "the end of what the swap took away")
     assert mount.process.stop() == 0
     assert mounts_below(sandbox.path) == []
 

@@ -114,6 +114,11 @@ class FlistMount:
         self._start()
         self._timings.mark("fuse")
 
+    def look_ahead(self) -> None:
+        """Begin to prefetch."""
+        if self._prefetcher is not None:
+            self._prefetcher.start()
+
     def estate(self, pending: Swap | None = None) -> Estate:
         """What a successor needs.  `pending`: a tree that is about to be served."""
         from zerofs.mount.estate import Estate, Stale
@@ -133,7 +138,6 @@ class FlistMount:
         self._closers.append(self._engine.unmount)
         if self._prefetcher is not None:
             self._prefetcher.listen(self._engine.take_touches)
-            self._prefetcher.start()  # what is wanted first is on its way before anybody can ask for it
         self._engine.start()
         if self._options.complete is not None:
             self._start_completion(self._served, self._options.complete)

@@ -226,6 +226,7 @@ class _Service:
     def serve(self) -> None:
         """Wait for what ends the mount; swap the tree when told to."""
         if self._flist is not None:
+            self._flist.look_ahead()
             self._open_control(self._flist)
         if self._session is not None and self._session.is_to_end:
             return

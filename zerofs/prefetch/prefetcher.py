@@ -34,10 +34,7 @@ from zerofs.errors import (
 )
 from zerofs.flist.model import Chunk
 from zerofs.prefetch.following import Following
-from zerofs.prefetch.merge import worth_replaying
 from zerofs.prefetch.plan import Outcome, Plan
-from zerofs.prefetch.profile import check_fits, read_profile
-from zerofs.prefetch.recorder import Recorder
 
 if TYPE_CHECKING:
     from zerofs._fast import Touch
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
     from zerofs.fetch.fetcher import Fetcher
     from zerofs.fetch.flight import Done
     from zerofs.flist.index import Index
+    from zerofs.prefetch.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,8 @@ class Prefetcher:
         self._profile = profile if mode in ("on", "profile") else None
         self._lock = threading.Lock()
         self._plan = Plan(index.map, self._present)
-        self._recorder = Recorder(index.content_hash, index.chunk_count, profile, began)
+        self._recorder: Recorder | None = None  # made by the thread: until then touches wait
+        self._make_recorder = partial(_new_recorder, index, profile, began)
         self._following = (
             Following(index, self._bytes_of, self._suggest) if mode in ("on", "heuristics") else None
         )
@@ -97,7 +96,7 @@ class Prefetcher:
         self._untold = untold
 
     def start(self) -> None:
-        """Begin with the replay."""
+        """Begin with the replay.  To be called once the mount can be used: what is warm must not wait for it."""
         self._fetcher.feed(self)
         self._thread.start()
 
@@ -127,7 +126,8 @@ class Prefetcher:
             self._thread.join(END_PATIENCE)
         with self._lock:
             self._hear()
-            self._recorder.save()
+            if self._recorder is not None:
+                self._recorder.save()
             counters = self._plan.counters.as_dict()
             if counters["demanded"] or counters["prefetched"]:  # a mount that nobody used has nothing to say
                 log.info("prefetch: %s", json.dumps(counters))
@@ -156,6 +156,9 @@ class Prefetcher:
             self._fetcher.feed(None)
 
     def _attend(self) -> None:
+        recorder = self._make_recorder()
+        with self._lock:
+            self._recorder = recorder
         self._load()
         pause: float | None = None
         while not self._closing:
@@ -173,7 +176,7 @@ class Prefetcher:
         self._alert = now < self._last_cold + ALERT
         if self._alert:
             return self._last_cold + ALERT - now
-        if not self._recorder.unsaved:
+        if self._recorder is None or not self._recorder.unsaved:
             return None
         if now >= self._last_touch + QUIET:
             self._recorder.save()
@@ -181,23 +184,28 @@ class Prefetcher:
         return self._last_touch + QUIET - now
 
     def _hear(self) -> None:
-        """Take in what was touched.  Under the lock."""
+        """Take in what was touched, once there is a recorder.  Under the lock."""
+        recorder = self._recorder
+        if recorder is None:
+            return
         self._touches.extend(self._untold())
         while self._touches:
             try:
-                self._take_in(*self._touches.popleft())
+                self._take_in(recorder, *self._touches.popleft())
             except FlistError as error:  # the disk cannot give a page of the index
                 log.debug("a touch is lost: %s", error)
 
-    def _take_in(self, at: float, row: int, first: int, last: int, missing: tuple[int, ...]) -> None:
+    def _take_in(
+        self, recorder: Recorder, at: float, row: int, first: int, last: int, missing: tuple[int, ...]
+    ) -> None:
         self._last_touch = at
         if not missing and at >= self._last_cold + ALERT:
             for number in self._plan.hit(row, first, last):
-                self._recorder.wanted(number, at)
+                recorder.wanted(number, at)
             return
         touched = self._plan.touched(row, first, last, missing)
         for number in touched.numbers:
-            self._recorder.wanted(number, at)
+            recorder.wanted(number, at)
         if touched.is_cold:
             self._last_cold = at
         if touched.begins and self._following is not None and at < self._last_cold + ALERT:
@@ -286,6 +294,9 @@ class Prefetcher:
     # -- the profile -----------------------------------------------------------------------------
 
     def _load(self) -> None:
+        from zerofs.prefetch.merge import worth_replaying
+        from zerofs.prefetch.profile import check_fits, read_profile
+
         if self._profile is None:
             return
         origin = str(self._profile)
@@ -302,3 +313,9 @@ class Prefetcher:
             left = self._plan.left
         if left:
             self._fetcher.wake_background()
+
+
+def _new_recorder(index: Index, profile: Path, began: float | None) -> Recorder:
+    from zerofs.prefetch.recorder import Recorder
+
+    return Recorder(index.content_hash, index.chunk_count, profile, began)
