@@ -35,9 +35,9 @@ def image(pack: Callable[..., Image]) -> Image:
 
 
 def temporary_files(sandbox: Sandbox) -> list[Path]:
-    """What a mount must not leave: everything in the cache but its database and its compiled indexes."""
+    """What a mount must not leave: all of the cache but its database, its marks and its compiled indexes."""
     cache = sandbox.path / "cache"
-    known = {"data.mdb", "lock.mdb", "users.lock", "flists"}
+    known = {"data.mdb", "lock.mdb", "users.lock", "recency", "flists"}
     left = [path for path in cache.iterdir() if path.name not in known]
     kept = (".json", ".index-1", ".profile")
     return left + [path for path in (cache / "flists").iterdir() if path.suffix not in kept]
