@@ -106,6 +106,8 @@ def upgrade(mount: Served) -> Document:
         ) from error
     if "error" in document:
         raise TakeoverError(f"{mount.target} is served by the old process: {document['error']}")
+    if not all(isinstance(document.get(key), int) for key in ("process", "takeovers")):
+        raise _senseless(mount)
     return document
 
 
@@ -182,11 +184,7 @@ def _ask_patiently(mount: Served) -> Document:
 
 def _ask_at_once(mount: Served) -> Document:
     """Raises OSError as `_put` does, and where another mount is served there."""
-    document = _put(mount, "stats")
-    if "error" in document:
-        raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
-    if not _names_its_mount(document):
-        raise _senseless(mount)
+    document = _figures(_put(mount, "stats"), mount)
     if document["mount"]["device"] != mount.device:
         raise ConnectionRefusedError  # a later process with the same number serves another mount
     return document
@@ -239,6 +237,15 @@ def _read(connection: socket.socket, mount: Served, patience: float) -> Document
         raise _senseless(mount)
     if "error" in document:
         document["error"] = ascii(document["error"])[1:-1][:200]
+    return document
+
+
+def _figures(document: Document, mount: Served) -> Document:
+    """The `document`, if it is one of figures; raises MountError for an error or anything else."""
+    if "error" in document:
+        raise MountError(f"process {mount.process}, which serves {mount.target}: {document['error']}")
+    if not _names_its_mount(document):
+        raise _senseless(mount)
     return document
 
 

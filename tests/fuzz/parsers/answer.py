@@ -23,7 +23,7 @@ def target(data: bytes) -> None:
             theirs.settimeout(10)
             theirs.sendall(data[:65536])
         try:
-            document = inquiry._read(ours, _MOUNT)
+            document = inquiry._figures(inquiry._read(ours, _MOUNT, inquiry.PATIENCE), _MOUNT)
         except (MountError, OSError) as error:
             assert str(error).isprintable() or isinstance(error, OSError)
             return
