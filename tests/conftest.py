@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -76,6 +77,20 @@ def _nothing_left_mounted(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if directory is not None and (left := unmount_below(directory)):
         pytest.fail(f"left mounted: {', '.join(str(mount.target) for mount in left)}")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """A signal that a test leaves ignored or blocked is so in the processes of all later tests."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers], signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    after = [signal.getsignal(number) for number in numbers], signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if after != before:
+        for number, handler in zip(numbers, before[0], strict=True):
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before[1])
+        pytest.fail(f"left signals otherwise than they were: {before} became {after}")
 
 
 @pytest.fixture
