@@ -3,10 +3,10 @@
 Place: beside the way of a read.  The engine calls `touched` and goes on; the fetcher's background threads call
 `take` when there is room in their budget.  What to fetch is decided by `plan`.
 
-Threads: the engine's, which append to a queue and wake somebody at most; one that empties the queue, started with the
-mount, since it loads the profile; one for guesses, started when there is something to guess, which may wait for a
-store.  `_lock` guards the plan and the recorder; the cache is looked into under it, nothing is waited for.  As
-long as nothing is missing nobody is woken: what was read meanwhile is looked at later.  When nothing is left to do,
+Threads: the engine's, which append to a queue and wake somebody at most; one that empties the queue and loads the
+profile, started once the mount can be used; one for guesses, started when there is something to guess, which may
+wait for a store.  `_lock` guards the plan and the recorder; the cache is looked into under it, nothing is waited for.
+As long as nothing is missing nobody is woken: what was read meanwhile is looked at later.  When nothing is left to do,
 all of them sleep without an end.
 """
 
