@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from zerofs.bench import host, page, plot
 from zerofs.bench.arguments import Limits, build_parser, choose, choose_starts
 from zerofs.bench.coldrunner import ColdBench
 from zerofs.bench.coldstart import COLDSTART, STARTS
+from zerofs.bench.interruption import end_by_signals, ignore_signals
 from zerofs.bench.report import Run, as_dict, markdown, print_table, print_targets
 from zerofs.bench.runner import SUBJECTS, Bench, Pace, Report, Result
 from zerofs.bench.scenarios import SCENARIOS, Scenario
@@ -31,7 +30,6 @@ _COPIES = 9  # the large file itself, in Redis, in two caches, and in the peers'
 _SPARE = 3 << 30  # bytes for the image and its copies
 SOAK = "soak"  # a command line of its own
 _LEAST = 4  # rounds with everybody, however long they take
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -57,19 +55,6 @@ def _progress() -> Report:
     if not sys.stderr.isatty():
         return lambda text: print(text, file=sys.stderr, flush=True) if text else None
     return lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _ignore_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupted(number: int, _: object) -> NoReturn:
-    """The first signal ends the run; what is taken down then is not disturbed by a second."""
-    _ignore_signals()
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
 
 
 def _run_scenarios(bench: Bench, scenarios: Sequence[Scenario], pace: Pace, deadline: float) -> list[Result]:
@@ -151,7 +136,7 @@ def _left_alone(report: Report) -> Iterator[None]:
     try:
         yield
     finally:
-        _ignore_signals()
+        ignore_signals()
         report("")
 
 
@@ -191,8 +176,7 @@ def _run(argv: Sequence[str]) -> int:
         for start in STARTS:
             print(f"{COLDSTART:9} {start.name:18} {start.title}")
         return 0
-    for number in _SIGNALS:
-        signal.signal(number, _interrupted)
+    end_by_signals()
     return _measure(arguments)
 
 

@@ -6,14 +6,13 @@ import argparse
 import json
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
+from zerofs.bench.interruption import end_by_signals
 from zerofs.bench.soak.outcome import Outcome, print_outcome
 from zerofs.bench.soak.place import Settings
 from zerofs.bench.soak.run import kills, soak
@@ -91,8 +90,7 @@ def run(argv: Sequence[str]) -> int:
         readers=arguments.readers,
         supervised=False if arguments.unsupervised else None,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
+    end_by_signals()
     print(f"seed {seed}", file=sys.stderr, flush=True)
     with _workplace(arguments) as workdir:
         if arguments.kills is not None:
@@ -133,12 +131,3 @@ def _progress() -> Callable[[str], None]:
         return lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
     said = iter(range(1, 1 << 30))
     return lambda text: print(text, file=sys.stderr, flush=True) if next(said) % 30 == 0 else None
-
-
-def _interrupted(number: int, _: object) -> NoReturn:
-    """The first signal ends the soak; what is taken down then is not disturbed by a second."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
