@@ -138,8 +138,7 @@ class ChunkCache:
 
     def drop(self, name: bytes) -> None:
         """Remove an entry, if it is there."""
-        self._writer.condemn(name)
-        self._writer.write(())
+        self.drop_many((name,))
 
     def stats(self) -> CacheStats:
         mapped = self._environment.mapped
