@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,21 @@ def test_a_signal_that_another_thread_received_interrupts_a_wait_for_a_server() 
             ours.recv(1)
         assert time.monotonic() - began < STUCK_SECONDS  # not when the wait was over anyway
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_signal_that_meets_a_finaliser_is_not_lost() -> None:
+    class Response:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    with Watch() as watch:
+        began = time.monotonic()
+        with pytest.raises(Interrupted), watch.interruptible():
+            Response()
+            time.sleep(STUCK_SECONDS)
+        assert time.monotonic() - began < STUCK_SECONDS
+        assert sys.unraisablehook is not watch._dropped
 
 
 def test_handlers_come_back() -> None:

@@ -17,6 +17,7 @@ import enum
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,9 +89,16 @@ class Watch:
         """Python writes to the wake-up descriptor only for signals that have a handler: this one."""
         if number in _ENDING:
             self._ended = True
-            if self._interruptible:
-                self._interruptible = False  # once: what it unwinds is not to be interrupted again
-                raise Interrupted
+        if self._ended and self._interruptible:
+            self._interruptible = False  # once: what it unwinds is not to be interrupted again
+            raise Interrupted
+
+    def _dropped(self, what: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a finaliser: the next nudge raises it again."""
+        if isinstance(what.exc_value, Interrupted):
+            self._interruptible = True
+        else:
+            sys.__unraisablehook__(what)
 
     def check(self) -> None:
         """Raise Interrupted where SIGTERM or SIGINT has come."""
@@ -105,13 +113,15 @@ class Watch:
         a timer interrupts it now and then, whereupon Python looks for signals.
         """
         self._interruptible = True
+        hook, sys.unraisablehook = sys.unraisablehook, self._dropped
         timer = signal.setitimer(signal.ITIMER_REAL, _NUDGE, _NUDGE)
         try:
             self.check()
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, *timer)
             self._interruptible = False
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            sys.unraisablehook = hook
 
     @property
     def unmounts(self) -> int:
