@@ -52,7 +52,7 @@ def test_all_work_takes_time_and_finds_what_is_there(helper, image, tmp_path):
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 300_001, 1 << 20])
 def test_readers_read_every_byte_between_them(helper, tmp_path, size):
-    file = large_file(tmp_path, size)
+    file = large_file(tmp_path, size, quick=True)
     load = Load(helper, file, tmp_path)
     assert load.sequential(file.directory, 4096) > 0
     assert load.sequential(file.directory) > 0
@@ -81,7 +81,7 @@ def test_a_tree_that_answers_wrongly_is_a_failure(helper, image, tmp_path):
 
 
 def test_a_short_large_file_is_a_failure(helper, tmp_path):
-    file = large_file(tmp_path, 100_000)
+    file = large_file(tmp_path, 100_000, quick=True)
     load = Load(helper, file, tmp_path)
     other = Corpus("file", tmp_path / "other", "shorter")
     other.directory.mkdir()

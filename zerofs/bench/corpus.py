@@ -25,6 +25,7 @@ class Corpus(NamedTuple):
     name: str
     directory: Path
     origin: str  # for the report
+    quick: bool = False  # made to see whether everything works
 
 
 def _entries(directory: Path) -> int:
@@ -56,7 +57,7 @@ def image(workdir: Path, *, quick: bool) -> Corpus:
     return synthetic_image(workdir / "image", 300 if quick else 10_000)
 
 
-def large_file(workdir: Path, size: int) -> Corpus:
+def large_file(workdir: Path, size: int, *, quick: bool) -> Corpus:
     """One file of `size` bytes, named by `LARGE`."""
     directory = workdir / "file"
     directory.mkdir()
@@ -65,7 +66,7 @@ def large_file(workdir: Path, size: int) -> Corpus:
     with (directory / LARGE).open("wb") as file:
         while (left := size - file.tell()) > 0:
             file.write((source.randbytes(_BLOCK) + text)[:left])
-    return Corpus("file", directory, f"{size / 2**20:,.0f} MiB in one file")
+    return Corpus("file", directory, f"{size / 2**20:,.0f} MiB in one file", quick)
 
 
 def remove(corpus: Corpus, workdir: Path) -> None:

@@ -165,7 +165,7 @@ class Bench:
             yield corpus.image(self._workdir, quick=self._quick)
         if "file" in wanted:
             self._report("preparing the large file")
-            yield corpus.large_file(self._workdir, self._size)
+            yield corpus.large_file(self._workdir, self._size, quick=self._quick)
 
     def run(self, scenario: Scenario, pace: Pace) -> Result | None:
         """Sample every subject; None where the scenario cannot run here."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zerofs.bench import host
+from zerofs.bench.million import ENTRIES, QUICK_ENTRIES, Million
 from zerofs.bench.ours import DoNothing, Zerofs
 from zerofs.bench.subjects import Plain, Subject
 from zerofs.bench.wire import SMALL_CHUNKS, Wire
@@ -180,6 +181,36 @@ def _wire_small(subject: Subject, load: Load) -> float:
     return _wire(Zerofs.store).small_into_the_cache(subject.place)
 
 
+@lru_cache(maxsize=1)
+def _million(place: Path, entries: int) -> Million:
+    return Million(place, entries)
+
+
+def _of_a_million(subject: Subject) -> Million:
+    return _million(subject.place, QUICK_ENTRIES if subject.corpus.quick else ENTRIES)
+
+
+def _million_compiled(subject: Subject, load: Load) -> float:
+    return _of_a_million(subject).compile().seconds
+
+
+def _million_peak(subject: Subject, load: Load) -> float:
+    return _of_a_million(subject).compile().peak
+
+
+def _million_mapped(subject: Subject, load: Load) -> float:
+    return _of_a_million(subject).map()
+
+
+def _million_served(subject: Subject, load: Load) -> float:
+    return _of_a_million(subject).memory(load)
+
+
+def _ours_alone(name: str, title: str, sample: Sample, unit: str = "s") -> Scenario:
+    """Of nothing that a file system could be compared in."""
+    return Scenario(name, title, sample, "file", unit, takes=_ours, drops=False, suite=FETCH)
+
+
 def _block(size: int) -> Work:
     return lambda load, root: load.sequential(root, size)
 
@@ -245,24 +276,14 @@ SCENARIOS = (
     ),
     _fetched("image-fetch", "every file read, fetched from Redis", lambda _, root: read_all(root)),
     _fetched("seq-fetch", "large file, fetched from Redis", Load.sequential, "file"),
-    Scenario(
-        *(
-            "wire-large",
-            "chunks of 512 KiB undecoded, time over redis-benchmark's",
-            _wire_large,
-            "file",
-            "ratio",
-        ),
-        takes=_ours,
-        drops=False,
-        suite=FETCH,
+    _ours_alone(
+        "wire-large", "chunks of 512 KiB undecoded, time over redis-benchmark's", _wire_large, "ratio"
     ),
-    Scenario(
-        *("wire-small", f"{SMALL_CHUNKS:,} chunks of 1 KiB into the cache", _wire_small, "file"),
-        takes=_ours,
-        drops=False,
-        suite=FETCH,
-    ),
+    _ours_alone("wire-small", f"{SMALL_CHUNKS:,} chunks of 1 KiB into the cache", _wire_small),
+    _ours_alone("million-compile", "index of a million entries, compiled", _million_compiled),
+    _ours_alone("million-peak", "memory of who compiles it", _million_peak, "MiB"),
+    _ours_alone("million-map", "the same mapped and checked", _million_mapped),
+    _ours_alone("million-memory", "own memory after find -ls over it", _million_served, "MiB"),
     Scenario(
         *("memory-fetch", "own memory after fetching the image", _memory_fetched, "image", "MiB"),
         takes=_with_memory,

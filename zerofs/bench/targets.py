@@ -103,6 +103,10 @@ TARGETS = (
     Target("no reader starves", ("readers-uneven",), None, 2.0),
     Target("fetching at 80 % of redis-benchmark", ("wire-large",), None, 1.25),
     Target("20,000 small chunks a second into the cache", ("wire-small",), None, SMALL_CHUNKS / 20_000),
+    Target("a million entries compiled in 10 s", ("million-compile",), None, 10.0),
+    Target("in 400 MiB", ("million-peak",), None, 400.0),
+    Target("mapped in 50 ms", ("million-map",), None, 0.05),
+    Target("served in 60 MiB", ("million-memory",), None, 60.0),
 )
 
 

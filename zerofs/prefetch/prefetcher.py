@@ -70,7 +70,9 @@ class Prefetcher:
         profile: Path,
         began: float | None = None,
     ) -> None:
-        self._index = index
+        self._first = self._index = (
+            index  # the profile is about the first; swapped ones number its chunks alike
+        )
         self._cache = cache
         self._fetcher = fetcher
         self._profile = profile if mode in ("on", "profile") else None
@@ -302,7 +304,7 @@ class Prefetcher:
         origin = str(self._profile)
         try:
             profile = read_profile(self._profile)
-            check_fits(profile, self._index.content_hash, self._index.chunk_count, origin)
+            check_fits(profile, self._first.content_hash, self._first.chunk_count, origin)
         except FileNotFoundError:
             return
         except ProfileError as error:
