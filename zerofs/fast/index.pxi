@@ -74,48 +74,114 @@ cdef bint _is_name(const char *name, size_t length) noexcept nogil:
     return name[0] != c'.' or length > 2 or (length == 2 and name[1] != c'.')
 
 
-cdef const char *_first_fault(const Tables *tables) noexcept nogil:
-    """What is wrong with the tables, or NULL."""
-    cdef uint64_t i
-    cdef uint32_t kind
+cdef const char *_node_fault(const Tables *tables, const NodeRow *node) noexcept nogil:
+    """What is wrong with a row, or NULL.  The caller looks at its parent, and at the names of a directory."""
+    cdef uint32_t kind = node.mode & TYPE_MASK
+    if not _is_known_mode(node.mode):
+        return b"a node is of no known type"
+    if node.size > <uint64_t>0x7FFFFFFFFFFFFFFF:
+        return b"a size is out of range"
+    if kind == TYPE_DIR:
+        if node.count != MISSING and not _fits(node.first, node.count, tables.child_count):
+            return b"the children of a directory lie outside the table"
+    elif kind == TYPE_FILE:
+        if not _fits(node.first, node.count, tables.ref_count):
+            return b"the chunks of a file lie outside the table"
+        if node.count and (node.block_size == 0 or node.block_size % BLOCK_UNIT or node.block_size > MOST_BLOCK):
+            return b"a file has chunks of an impossible size"
+        if node.count and (<uint64_t>node.count - 1) * node.block_size >= node.size:
+            return b"a file has more chunks than bytes for them"
+    elif kind == TYPE_LINK:
+        if not _fits(node.first, node.count, tables.names_size):
+            return b"the target of a link lies outside the names"
+    return NULL
+
+
+cdef const char *_child_fault(const Tables *tables, const ChildRow *child) noexcept nogil:
+    """What is wrong with a name, or NULL; with the node that it leads to only where that says another type."""
+    if child.node >= tables.node_count:
+        return b"a name leads to no node"
+    if child.name_length == 0 or child.name_length > 255:
+        return b"the length of a name is out of range"
+    if not _fits(child.name, child.name_length, tables.names_size):
+        return b"a name lies outside the names"
+    if not _is_name(tables.names + child.name, child.name_length):
+        return b"a name is none"
+    if child.kind != tables.nodes[child.node].mode & TYPE_MASK:
+        return b"a name says another type than its node"
+    return NULL
+
+
+cdef const char *_tree_fault(const Tables *tables, uint32_t *pending, uint8_t *seen) noexcept nogil:
+    """What is wrong with what the root leads to, or NULL: every row once, or a walk would not end; names sorted.
+
+    `pending` and `seen` have room for every node; `seen` is zero.  Rows are in the order of this walk, so that it
+    passes over each table once.
+    """
+    cdef uint64_t i, first, done = 0, found = 1
+    cdef const char *fault = _node_fault(tables, &tables.nodes[0])
     cdef const NodeRow *node
     cdef const ChildRow *child
-    if tables.nodes[0].mode & TYPE_MASK != TYPE_DIR:
+    cdef const ChildRow *before
+    if not is_directory(tables, 0):
         return b"the root is no directory"
-    for i in range(tables.node_count):
-        node = &tables.nodes[i]
-        kind = node.mode & TYPE_MASK
-        if node.parent >= tables.node_count or tables.nodes[node.parent].mode & TYPE_MASK != TYPE_DIR:
+    pending[0], seen[0] = 0, 1
+    while fault == NULL and done < found:
+        before = NULL
+        first = tables.nodes[pending[done]].first
+        for i in range(first, first + _names_of(&tables.nodes[pending[done]])):
+            child = &tables.children[i]
+            fault = _child_fault(tables, child)
+            if fault != NULL:
+                return fault
+            if seen[child.node]:
+                return b"two names lead to one node"
+            seen[child.node] = 1
+            node = &tables.nodes[child.node]
+            fault = _node_fault(tables, node)
+            if fault != NULL:
+                return fault
+            if node.parent != pending[done]:
+                return b"a node says another parent than the one that names it"
+            if before != NULL and _order(tables, before, child) >= 0:
+                return b"the names of a directory are not sorted"
+            before = child
+            if child.kind == TYPE_DIR:
+                pending[found] = child.node
+                found += 1
+        done += 1
+    return fault
+
+
+cdef const char *_rest_fault(const Tables *tables, const uint8_t *seen) noexcept nogil:
+    """What is wrong with the root's parent and with the rows that it does not lead to, or NULL.
+
+    A swap leaves such rows behind; whoever has one open may still ask for it.
+    """
+    cdef uint64_t row, i
+    cdef const NodeRow *node
+    cdef const char *fault
+    for row in range(tables.node_count):
+        if seen[row] and row:
+            continue
+        node = &tables.nodes[row]
+        if node.parent >= tables.node_count or not is_directory(tables, node.parent):
             return b"the parent of a node is no directory"
-        if not _is_known_mode(node.mode):
-            return b"a node is of no known type"
-        if node.size > <uint64_t>0x7FFFFFFFFFFFFFFF:
-            return b"a size is out of range"
-        if kind == TYPE_DIR:
-            if node.count != MISSING and not _fits(node.first, node.count, tables.child_count):
-                return b"the children of a directory lie outside the table"
-        elif kind == TYPE_FILE:
-            if not _fits(node.first, node.count, tables.ref_count):
-                return b"the chunks of a file lie outside the table"
-            if node.count and (node.block_size == 0 or node.block_size % BLOCK_UNIT or node.block_size > MOST_BLOCK):
-                return b"a file has chunks of an impossible size"
-            if node.count and (<uint64_t>node.count - 1) * node.block_size >= node.size:
-                return b"a file has more chunks than bytes for them"
-        elif kind == TYPE_LINK:
-            if not _fits(node.first, node.count, tables.names_size):
-                return b"the target of a link lies outside the names"
-    for i in range(tables.child_count):
-        child = &tables.children[i]
-        if child.node >= tables.node_count:
-            return b"a name leads to no node"
-        if child.name_length == 0 or child.name_length > 255:
-            return b"the length of a name is out of range"
-        if not _fits(child.name, child.name_length, tables.names_size):
-            return b"a name lies outside the names"
-        if not _is_name(tables.names + child.name, child.name_length):
-            return b"a name is none"
-        if child.kind != tables.nodes[child.node].mode & TYPE_MASK:
-            return b"a name says another type than its node"
+        if seen[row]:
+            continue
+        fault = _node_fault(tables, node)
+        if fault != NULL:
+            return fault
+        for i in range(node.first, node.first + _names_of(node)):
+            fault = _child_fault(tables, &tables.children[i])
+            if fault != NULL:
+                return fault
+    return NULL
+
+
+cdef const char *_chunk_fault(const Tables *tables) noexcept nogil:
+    """What is wrong with the tables of refs and chunks, or NULL."""
+    cdef uint64_t i
     for i in range(tables.ref_count):
         if tables.refs[i] >= tables.chunk_count:
             return b"a file refers to no chunk"
@@ -129,34 +195,9 @@ cdef const char *_first_fault(const Tables *tables) noexcept nogil:
     return NULL
 
 
-cdef const char *_tree_fault(const Tables *tables, uint32_t *pending, uint8_t *seen) noexcept nogil:
-    """What is wrong with what the root leads to, or NULL: every row once, or a walk would not end; names sorted.
-
-    `pending` and `seen` have room for every node; `seen` is zero.  What a swap left behind is led to by nobody.
-    """
-    cdef uint64_t i, done = 0, found = 1
-    cdef const NodeRow *node
-    cdef const ChildRow *child
-    cdef const ChildRow *before
-    pending[0], seen[0] = 0, 1
-    while done < found:
-        node = &tables.nodes[pending[done]]
-        before = NULL
-        for i in range(node.first, node.first + (0 if node.count == MISSING else node.count)):
-            child = &tables.children[i]
-            if seen[child.node]:
-                return b"two names lead to one node"
-            seen[child.node] = 1
-            if tables.nodes[child.node].parent != pending[done]:
-                return b"a node says another parent than the one that names it"
-            if before != NULL and _order(tables, before, child) >= 0:
-                return b"the names of a directory are not sorted"
-            before = child
-            if child.kind == TYPE_DIR:
-                pending[found] = child.node
-                found += 1
-        done += 1
-    return NULL
+cdef inline uint64_t _names_of(const NodeRow *node) noexcept nogil:
+    """How many names a directory has; other kinds have none."""
+    return 0 if node.count == MISSING or node.mode & TYPE_MASK != TYPE_DIR else node.count
 
 
 cdef int _order(const Tables *tables, const ChildRow *one, const ChildRow *other) noexcept nogil:
@@ -247,9 +288,11 @@ cdef class IndexMap:
             PyMem_RawFree(seen)
             raise MemoryError
         with nogil:
-            fault = _first_fault(&self.tables)
+            fault = _tree_fault(&self.tables, pending, seen)
             if fault == NULL:
-                fault = _tree_fault(&self.tables, pending, seen)
+                fault = _rest_fault(&self.tables, seen)
+            if fault == NULL:
+                fault = _chunk_fault(&self.tables)
         PyMem_RawFree(pending)
         PyMem_RawFree(seen)
         if fault != NULL:
