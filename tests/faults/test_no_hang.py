@@ -16,6 +16,7 @@ import pytest
 
 from tests.faults.conftest import CACHE
 from tests.index.test_load import Web
+from tests.support.reads import fails
 from tests.support.sandbox import MountProcess, Sandbox
 from zerofs.bench.faultproxy import Fault
 from zerofs.bench.soak.faults import SPOILING
@@ -56,15 +57,6 @@ def small_files(source: Path) -> Iterator[Path]:
     for path in sorted(files, key=lambda path: -path.stat().st_size):
         if 300 < path.stat().st_size < 500_000:
             yield path.relative_to(source)
-
-
-def fails(path: Path) -> float:
-    """Reading must end in EIO; returns after how many seconds."""
-    started = time.monotonic()
-    with pytest.raises(OSError) as caught:
-        path.read_bytes()
-    assert caught.value.errno == errno.EIO
-    return time.monotonic() - started
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = 40.0) -> None:

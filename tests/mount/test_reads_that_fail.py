@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.conftest import Image, write
+from tests.support.reads import fails
 from tests.support.redisserver import RedisServer, free_port
 from tests.support.sandbox import MountProcess, Sandbox
 
@@ -36,15 +37,6 @@ def fill(root: Path) -> None:
 @pytest.fixture(params=["rocksdb", "sqlite", "fl"])
 def image(request: pytest.FixtureRequest, pack: Callable[..., Image]) -> Image:
     return pack("image", fill, request.param)
-
-
-def fails(path: Path) -> float:
-    """Reading must end in EIO; returns after how many seconds."""
-    started = time.monotonic()
-    with pytest.raises(OSError) as caught:
-        path.read_bytes()
-    assert caught.value.errno == errno.EIO
-    return time.monotonic() - started
 
 
 def spoil(image: Image, change: Callable[[bytes], bytes]) -> None:

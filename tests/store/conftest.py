@@ -19,6 +19,16 @@ from zerofs.store import wire
 T = TypeVar("T")
 
 
+class Clock:
+    """Stands in for the module `time`; a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 def within(seconds: float = 10.0) -> float:
     """A deadline."""
     return time.monotonic() + seconds

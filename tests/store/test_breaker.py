@@ -4,18 +4,10 @@ import threading
 
 import pytest
 
-from tests.store.conftest import within
+from tests.store.conftest import Clock, within
 from zerofs.store import backoff, breaker
 from zerofs.store.backoff import Backoff
 from zerofs.store.breaker import Breaker
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.store.conftest import Clock
 from zerofs.store import latency
 from zerofs.store.latency import Latency, fastest_first
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

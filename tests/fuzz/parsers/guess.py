@@ -9,10 +9,11 @@ from zerofs.prefetch.guess import elf, ldcache, modules, script
 
 def target(data: bytes) -> None:
     kind, data = data[:1].ljust(1, b"\0")[0] % 4, data[1:]
-    (_elf, _cache, _script, _module)[kind](data)
+    (check_elf, _cache, _script, _module)[kind](data)
 
 
-def _elf(data: bytes) -> None:
+def check_elf(data: bytes) -> None:
+    """Reads little, names little, and nothing that is not in `data`."""
     reads: list[int] = []
 
     def read(offset: int, size: int) -> bytes:
@@ -23,6 +24,7 @@ def _elf(data: bytes) -> None:
     layout = elf.layout(data[: elf.HEAD])
     if layout is None:
         return
+    assert layout.interpreter is None or layout.interpreter.size <= elf.MOST_NAME
     needs = elf.needs(layout, read)
     assert len(layout.loads) <= elf.MOST_SEGMENTS and len(layout.written) <= elf.MOST_SEGMENTS
     assert len(reads) <= 2 and all(0 <= size <= elf.MOST_STRINGS for size in reads)
