@@ -174,13 +174,15 @@ def test_with_all_stores_down_what_is_cached_works_from_the_mount_on(
     mount.stop()
     for replica in stores.replicas:
         replica.server.stop()
-    mount = mounted("--timeout", "2", "--prefetch", "off", allow=[FAILS])
+    mount = mounted("--timeout", "4", "--prefetch", "off", allow=[FAILS])
+    before = _asked(sandbox, mount)
     assert same_bytes(mount.target / cached, stores.source / cached)
     assert sum(1 for _ in mount.target.rglob("*")) == sum(1 for _ in stores.source.rglob("*"))
     fails(mount.target / other)
     asked = _asked(sandbox, mount)
     fails(mount.target / another)
-    assert _asked(sandbox, mount) <= asked + 2  # tried once, and not again and again for two seconds
+    # tried once, and once more where the kernel asks late a second time; not again and again for all of the timeout
+    assert _asked(sandbox, mount) - asked < (asked - before) / 2
     stores.heal()
     eventually(lambda: reads(mount.target / another, stores.source / another), "it heals")
     eventually(lambda: reads(mount.target / other, stores.source / other), "it heals")
