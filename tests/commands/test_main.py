@@ -13,6 +13,7 @@ from tests.commands.conftest import Packed, Zerofs
 from tests.support.sandbox import BINARIES
 from zerofs import __version__, cli
 from zerofs.cli import COMMANDS, main
+from zerofs.cli.mount import parse_mount
 from zerofs.errors import FlistCorruptError
 
 
@@ -74,6 +75,12 @@ def test_only_what_is_needed_is_imported(arguments: list[str]) -> None:
 )
 def test_usage_errors(zerofs: Zerofs, arguments: list[str]) -> None:
     zerofs(*arguments, status=2)
+
+
+def test_the_first_flist_may_be_a_url() -> None:
+    url = "http://host.example//image.flist"
+    assert parse_mount([url, "base.flist", "/mnt/"]).meta == (url, "base.flist")
+    assert parse_mount(["--meta", url, "/mnt/"]).target == Path("/mnt")
 
 
 def test_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import BINARIES, Sandbox
+from zerofs.cli import helper
+from zerofs.errors import UsageError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -25,6 +27,12 @@ mount --make-rprivate /
 mount -t tmpfs bin /usr/local/sbin
 ln -s "$BINARIES/zerofs" /usr/local/sbin/zerofs
 finish() { umount "$MNT"; while pgrep -f -- "$MNT" | grep -vqx $$; do sleep 0.02; done; }
+"""
+
+AS_HELPER = """
+mkdir /usr/local/sbin/upper /usr/local/sbin/work
+mount -t overlay -o lowerdir=/usr/sbin,upperdir=/usr/local/sbin/upper,workdir=/usr/local/sbin/work sbin /usr/sbin
+ln -s "$BINARIES/zerofs" /usr/sbin/mount.fuse.zerofs
 """
 
 
@@ -112,6 +120,50 @@ def test_a_value_with_commas_stands_in_quotes(
         finish
     """)
     assert done.stdout == "from below\ncontent\n"
+
+
+def test_set_user_id_programs_work_unless_told_otherwise(
+    play: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """By our own helper as by mount.fuse, which adds the words that mount(8) leaves out."""
+    for prepare in ("", AS_HELPER):
+        done = play(f"""{prepare}
+            mount -t fuse.zerofs -o "ro,$OPTIONS" "$FLIST" "$MNT"
+            findmnt -n -o OPTIONS "$MNT"
+            finish
+            mount -t fuse.zerofs -o "ro,nosuid,$OPTIONS" "$FLIST" "$MNT"
+            findmnt -n -o OPTIONS "$MNT"
+            finish
+        """)
+        first, second = (set(line.split(",")) for line in done.stdout.splitlines())
+        assert not first & {"nosuid", "nodev"}
+        assert second & {"nosuid", "nodev"} == {"nosuid"}
+
+
+def test_the_words_of_mount8(play: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """mount.fuse keeps -f and -s to itself; linked as the helper we are told."""
+    done = play(f"""{AS_HELPER}
+        mount -f -t fuse.zerofs -o "ro,$OPTIONS" "$FLIST" "$MNT"
+        ! mountpoint -q "$MNT"
+        ! mount -f -t fuse.zerofs -o "ro,make_it_so,$OPTIONS" "$FLIST" "$MNT"
+        mount -nvs -t fuse.zerofs -o "ro,make_it_so,$OPTIONS" "$FLIST" "$MNT"
+        cat "$MNT/file"
+        cd "$(dirname "$MNT")"
+        "$BINARIES/zerofs" warmup --check "$MNT" >&2
+        finish
+    """)
+    assert done.stdout == "content\n"
+    assert "make_it_so" in done.stderr and "1 of 1 files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-N", "/proc/1/ns/mnt"], ["-x"], ["-o"], ["third"]],
+    ids=["namespace", "switch", "value", "place"],
+)
+def test_words_that_the_helper_does_not_take(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        helper.main(["/flist", "/mnt", "-f", "-o", "ro", *words])
 
 
 def test_failures_are_told(play: Callable[..., subprocess.CompletedProcess[str]]) -> None:

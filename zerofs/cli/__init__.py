@@ -90,16 +90,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `zerofs` with `argv` (the process's own by default); returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    return guarded("zerofs", lambda: _dispatch(arguments, debug), debug=debug)
+    run = _help_mount if argv is None and is_helper(sys.argv[0].rpartition("/")[2]) else _dispatch
+    return guarded("zerofs", lambda: run(arguments, debug), debug=debug)
+
+
+def is_helper(name: str) -> bool:
+    """Whether a program of this name is what mount(8) calls for a type of file systems."""
+    return name.startswith("mount.")
+
+
+def _help_mount(arguments: list[str], _: bool = False) -> int:
+    from zerofs.cli import helper
+
+    return helper.main(arguments)
 
 
 def _dispatch(arguments: list[str], debug: bool) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in COMMANDS:
         if is_from_mount(arguments):
-            from zerofs.cli import helper
-
-            return helper.main(arguments)
+            return _help_mount(arguments)
         raise UsageError(f"no such command: {name}{_suggestion(name)}", hint="zerofs --help lists them")
     command = COMMANDS[name] if name is not None else None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from zerofs.cli.mount_options import add_options, mount_options, normalise
 from zerofs.cli.mounting import run_mount
@@ -38,7 +37,7 @@ def parse_mount(arguments: Sequence[str]) -> MountOptions:
     add_options(parser)
     parser.add_argument("flists", metavar="FLIST", nargs="*", help="flists, the last on top; as --meta")
     args = parser.parse_args(normalise(arguments))
-    places = [str(args.target), *args.flists]  # the last is the mount point
+    places = [args.target, *args.flists]  # the last is the mount point
     args.meta += places[:-1]
-    args.target = Path(places[-1])
+    args.target = places[-1]
     return mount_options(args, subtype="zerofs")

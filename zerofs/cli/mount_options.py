@@ -143,7 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="mount options: suid, dev, …; the options above work here too, as in fstab",
     )
     add("--timings", action="store_true", help="say where the time until the mount went")
-    add("target", metavar="MOUNTPOINT", type=Path, help="directory to mount at")
+    add("target", metavar="MOUNTPOINT", help="directory to mount at")
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -233,7 +233,7 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
     if args.supervised and not args.meta:
         raise UsageError("--supervised without a flist: there is no server to survive", hint="leave it out")
     return MountOptions(
-        target=args.target,
+        target=Path(args.target),
         meta=tuple(args.meta),
         backend=args.backend,
         cache=args.cache,
@@ -260,6 +260,21 @@ def mount_options(args: argparse.Namespace, *, subtype: str) -> MountOptions:
         supervised=args.supervised,
         timings=args.timings,
     )
+
+
+def known_options(text: str) -> str:
+    """What of a list of mount options is known to a mount."""
+    options = _COMMA.split(text)
+    return ",".join(option for option in options if _is_ours(option) or _is_for_mounts(option))
+
+
+def _is_ours(option: str) -> bool:
+    return option.partition("=")[0] in _SWITCHES | _VALUES | _OPTIONAL_VALUES.keys()
+
+
+def _is_for_mounts(option: str) -> bool:
+    known = _KERNEL_OPTIONS | _FSTAB_OPTIONS | _IN_FORCE_ANYWAY
+    return option in known or option.lower().startswith("x-")
 
 
 def _kernel_options(lists: Sequence[str]) -> frozenset[str]:

@@ -34,7 +34,8 @@ def options_of(path: Path, *, swapped: bool) -> MountOptions | None:
     try:
         arguments = [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
         options = _parse(arguments)
-        cache = next(filter(None, map(_cache_of, [process, *_children(process)])), None)
+        servers = _children(process) if options is not None and options.supervised else []
+        cache = next(filter(None, map(_cache_of, [process, *servers])), None)
         here = (
             _started_in(process) if options is not None and options.daemon else (process / "cwd").readlink()
         )
@@ -74,7 +75,7 @@ def _layers(path: Path, base: int) -> list[str]:
 
 def _parse(words: Sequence[str]) -> MountOptions | None:
     """The options on the command line of a server, behind the interpreter and its script."""
-    from zerofs.cli import is_from_mount
+    from zerofs.cli import is_from_mount, is_helper
 
     for position, word in enumerate(words[:4]):
         name = Path(word).name
@@ -85,7 +86,7 @@ def _parse(words: Sequence[str]) -> MountOptions | None:
             from zerofs.cli.g8ufs import parse_g8ufs
 
             return parse_g8ufs(arguments)
-        if name == "zerofs" and is_from_mount(arguments):
+        if is_helper(name) or (name == "zerofs" and is_from_mount(arguments)):
             from zerofs.cli.helper import parse_helper
 
             return parse_helper(arguments)
@@ -99,8 +100,6 @@ def _parse(words: Sequence[str]) -> MountOptions | None:
 
 def _children(process: Path) -> list[Path]:
     """The processes that a supervisor has started, the latest first."""
-    if "--supervised" not in os.fsdecode((process / "cmdline").read_bytes()):
-        return []
     numbers = (process / "task" / process.name / "children").read_text().split()
     return [Path("/proc") / number for number in reversed(numbers)]
 
