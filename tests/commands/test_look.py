@@ -16,6 +16,7 @@ from tests.support.redisserver import free_port
 from tests.support.sandbox import Sandbox
 from zerofs.flist.model import CHUNK_SIZE, Attributes, ChunkRef, Directory, Entry, Kind, Route
 from zerofs.flist.writer import open_writer
+from zerofs.pack import patience
 
 
 def test_ls_of_the_golden_flists(zerofs: Zerofs, golden_flist: Golden) -> None:
@@ -95,9 +96,13 @@ def test_a_path_that_is_not_there(zerofs: Zerofs, packed: Packed, command: str) 
     assert "no such path" in zerofs(command, packed.flist, "one", "bin/nothing", status=1).err
 
 
-@pytest.mark.parametrize("path", ["bin", "fifo", "dangling"])
-def test_cat_wants_files(zerofs: Zerofs, packed: Packed, path: str) -> None:
-    assert zerofs("cat", packed.flist, path, status=1).out == ""
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("bin", "is a directory, not a file"), ("fifo", "is a FIFO, not a file"), ("dangling", "no such path")],
+)
+def test_cat_wants_files(zerofs: Zerofs, packed: Packed, path: str, text: str) -> None:
+    done = zerofs("cat", packed.flist, path, status=1)
+    assert done.out == "" and text in done.err
 
 
 def test_cat_several(zerofs: Zerofs, packed: Packed) -> None:
@@ -124,6 +129,21 @@ def test_cat_from_a_store_that_is_away(zerofs: Zerofs, packed: Packed, tmp_path:
     url = f"redis://127.0.0.1:{free_port()}"
     line = zerofs("cat", "--timeout", "1", "--storage-url", url, packed.flist, "one", status=1).err
     assert url in line
+
+
+def test_whoever_waits_is_told_for_what(
+    zerofs: Zerofs,
+    packed: Packed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    packed.chunks.rename(tmp_path / "gone")
+    url = f"redis://127.0.0.1:{free_port()}"
+    zerofs("cat", "--timeout", "2", "--storage-url", url, packed.flist, "one", status=1)
+    (line,) = (each.getMessage() for each in caplog.records)
+    assert url in line and line.endswith(": cannot be read; trying again, for 2 s at most")
 
 
 def test_router_and_storage_url(zerofs: Zerofs, packed: Packed, tmp_path: Path) -> None:

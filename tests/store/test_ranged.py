@@ -9,6 +9,7 @@ from tests.store.conftest import must_end, within
 from tests.store.test_redis_store import Start, store_at
 from tests.support.redisserver import free_port
 from zerofs.errors import StoreConfigError, StoreReadOnlyError, StoreUnreachableError
+from zerofs.store import ranged
 from zerofs.store.ranged import RangedStores, parse_ranged_store
 from zerofs.store.ranges import EVERYTHING, IdRange
 from zerofs.store.routerfile import parse_router
@@ -96,6 +97,18 @@ def test_the_router_that_a_flist_carries() -> None:
         ("0:f", "redis://c:6379"),
         ("00:ff", "dir:///d%20d"),
     ]
+
+
+def test_who_waits_is_told_once_and_a_store_that_never_answers_is_known_soon(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ranged, "FIRST_PATIENCE", 0.5)
+    urls = [f"redis://bob:hunter2@127.0.0.1:{free_port()}" for _ in range(2)]
+    stores = RangedStores([parse_ranged_store(url) for url in urls], timeout=1000)
+    with pytest.raises(StoreUnreachableError):
+        must_end(stores.check)
+    (line,) = (each.getMessage() for each in caplog.records)
+    assert "Connection refused; trying again, for 0 s" in line and "hunter2" not in line
 
 
 def test_connection_trouble_is_tried_again_until_the_time_is_up(redis_server: Start) -> None:

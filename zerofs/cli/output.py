@@ -23,6 +23,16 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
+class _StandardError:
+    """Standard error as it is when something is written: a bar on it makes way for whole lines."""
+
+    def write(self, text: str) -> object:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def set_up(*, debug: bool = False) -> None:
     """Let standard output take any name, and log warnings (everything with `debug`) as lines on stderr."""
     for stream in (sys.stdout, sys.stderr):
@@ -31,7 +41,7 @@ def set_up(*, debug: bool = False) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(name)s: %(message)s" if debug else "zerofs: %(message)s",
-        stream=sys.stderr,
+        stream=_StandardError(),
     )
 
 

@@ -14,6 +14,7 @@ from zerofs.chunk.codec import Codec, cache_name, codec_of, decode
 from zerofs.errors import ChunkCorruptError, FlistCorruptError, ZerofsError
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
+from zerofs.pack.patience import told_when_late
 from zerofs.store.base import Payload
 from zerofs.store.router import Router
 
@@ -62,7 +63,8 @@ def fetch(
 
     if not chunks:
         return []
-    router.fetch_many([chunk.id for chunk in chunks], accept, fail, time.monotonic() + timeout)
+    with told_when_late(router, timeout):
+        router.fetch_many([chunk.id for chunk in chunks], accept, fail, time.monotonic() + timeout)
     if errors:
         raise errors[0]
     return [taken[position] for position in range(len(chunks))]

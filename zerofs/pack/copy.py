@@ -73,6 +73,7 @@ def copy_chunks(
             copied.sent_size += sum(map(len, payloads))
         progress.advance(files=len(batch), size=size)
 
+    destination.check()
     numbers = range(index.chunk_count)
     progress.expect(files=len(numbers), size=sum(index.chunk(number).size for number in numbers))
     with Pool(workers) as pool:

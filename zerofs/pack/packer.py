@@ -28,7 +28,6 @@ CODECS = {
     "sqlite": Codec.BLAKE2B128_XXTEA,
     "fl": Codec.BLAKE2B256_AESGCM,
 }
-_PROBES = [b"%02x" % first + b"0" * 62 for first in range(256)]  # ids that nobody has, one for every range
 
 
 class Source(Protocol):
@@ -65,7 +64,7 @@ def pack(
 ) -> Report:
     """Pack `source` into `flist`.  Raises ZerofsError; then there is no new flist."""
     check_destination(flist)
-    stores.missing(_PROBES)  # a store that cannot be used is known before the work
+    stores.check()  # a store that cannot be used is known before the work
     with Pool(workers) as pool:
         pipeline = Pipeline(CODECS[format], stores, pool)
         root = source.read(pipeline, progress)

@@ -7,6 +7,7 @@ stores are: several threads may ask and put at once.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 import time
@@ -23,6 +24,10 @@ from zerofs.store.url import WEB_SCHEMES, StoreUrl, parse_store_url, redact
 T = TypeVar("T")
 R = TypeVar("R")
 
+log = logging.getLogger(__name__)
+
+FIRST_PATIENCE = 10.0  # seconds for a store that nothing was asked of yet: it is more likely wrong than busy
+_SILENCE = 10.0  # seconds between two lines about one store
 _RANGED = re.compile(r"([^=/]*)=(.*)\Z", re.DOTALL)
 
 
@@ -64,19 +69,27 @@ class RangedStores:
         self._stores = tuple(dict.fromkeys(stores))
         self._timeout = timeout
         self._never = threading.Event()
+        self._told: dict[str, float] = {}  # store → when its trouble is told again
+        self._lock = threading.Lock()  # around the line above
+
+    def check(self) -> None:
+        """Ask each store something.  Raises StoreError where one cannot be used, and that soon."""
+        probes = [b"%02x" % first + b"0" * 62 for first in range(256)]  # ids that nobody has, for every range
+        for store, ids_of_store in self._by_store(probes, lambda chunk_id: chunk_id):
+            self._insist(store, store.exists_many, ids_of_store, min(self._timeout, FIRST_PATIENCE))
 
     def missing(self, ids: Sequence[bytes]) -> list[bytes]:
         """Those of `ids`, in order and each once, that some store which takes them lacks."""
         lacking: set[bytes] = set()
         for store, ids_of_store in self._by_store(list(dict.fromkeys(ids)), lambda chunk_id: chunk_id):
-            there = self._insist(store.exists_many, ids_of_store)
+            there = self._insist(store, store.exists_many, ids_of_store, self._timeout)
             lacking.update(chunk_id for chunk_id, found in zip(ids_of_store, there, strict=True) if not found)
         return [chunk_id for chunk_id in dict.fromkeys(ids) if chunk_id in lacking]
 
     def put_many(self, items: Sequence[tuple[bytes, Payload]]) -> None:
         """Put each (id, payload) into every store that takes it.  Raises StoreError when one cannot."""
         for store, items_of_store in self._by_store(items, lambda item: item[0]):
-            self._insist(store.put_many, items_of_store)
+            self._insist(store, store.put_many, items_of_store, self._timeout)
 
     def router_yaml(self, pool_name: str) -> bytes:
         """The ``router.yaml`` of a flist whose chunks are here, without passwords.
@@ -108,13 +121,24 @@ class RangedStores:
                 parts.append((open_store(url), part))
         return parts
 
-    def _insist(self, ask: Callable[[list[T], float], R], things: list[T]) -> R:
-        """Ask a store, again after connection trouble, until the time is up."""
-        deadline = time.monotonic() + self._timeout
+    def _insist(self, store: Store, ask: Callable[[list[T], float], R], things: list[T], timeout: float) -> R:
+        """Ask `store`, again after connection trouble, until the time is up."""
+        deadline = time.monotonic() + timeout
         backoff = Backoff()
         while True:
             try:
                 return ask(things, deadline)
-            except StoreUnreachableError:
+            except StoreUnreachableError as fault:
+                if time.monotonic() < deadline:
+                    self._tell(store, fault, timeout)
                 if not backoff.wait(deadline, self._never):
                     raise
+
+    def _tell(self, store: Store, fault: StoreUnreachableError, timeout: float) -> None:
+        """Whoever waits is to know what for; several threads meet the same trouble."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._told.get(store.display, 0.0):
+                return
+            self._told[store.display] = now + _SILENCE
+        log.warning("%s; trying again, for %.0f s at most", fault, timeout)
