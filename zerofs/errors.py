@@ -9,7 +9,11 @@ user can do next).  A message is one line and never holds a password.
 from __future__ import annotations
 
 import errno as _errno
+import os as _os
+import re as _re
 from typing import ClassVar
+
+_TLS_NOISE = _re.compile(r"^\[[A-Z0-9_: ]+\] | \(_ssl\.c:\d+\)$")  # OpenSSL's names and Python's places
 
 
 class ZerofsError(Exception):
@@ -231,6 +235,16 @@ class CacheError(ZerofsError):
     """The cache directory cannot be used."""
 
     exit_code = 6
+
+
+def reason_of(error: BaseException | str) -> str:
+    """Why a system call or a library failed, in words: without the numbers and names that Python puts before them."""
+    if not isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    reason = getattr(error, "verify_message", None) or error.strerror or str(error) or type(error).__name__
+    reason = _TLS_NOISE.sub("", reason)
+    name = error.filename
+    return f"{_os.fsdecode(name)}: {reason}" if isinstance(name, str | bytes) else reason
 
 
 def describe(error: BaseException) -> str:

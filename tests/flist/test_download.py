@@ -187,10 +187,20 @@ def test_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://user:secret@127.0.0.1:{unused.getsockname()[1]}/flist"
-        with pytest.raises(FlistError, match="refused") as caught:
+        with pytest.raises(FlistError, match=r"flist: Connection refused$") as caught:
             open_source(url, workdir=tmp_path / "work")
     assert "secret" not in str(caught.value)
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_scheme_that_no_flist_comes_by(tmp_path: Path) -> None:
+    with pytest.raises(FlistNotFoundError, match=r"ftp://$") as caught:
+        open_source("ftp://user:secret@host/flist", workdir=tmp_path / "work")
+    assert "https" in caught.value.hint and "secret" not in str(caught.value)
+    local = tmp_path / "odd:" / "flist"
+    local.parent.mkdir()
+    write("fl", local)
+    open_source(f"{tmp_path}/odd://flist", workdir=tmp_path / "work").close()
 
 
 @pytest.mark.parametrize("url", ["http:///flist", "http://[::1/flist", "http://host:port/flist"])

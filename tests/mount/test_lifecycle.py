@@ -118,6 +118,30 @@ def test_readers_of_a_detached_mount_lose_it_and_nothing_else_happens(
                     os.close(descriptor)
 
 
+def test_an_aborted_connection_is_an_ordinary_end(
+    image: Image, mounted: Callable[..., MountProcess], sandbox: Sandbox
+) -> None:
+    """As somebody forces it who cannot unmount: the sandbox fails the test for warnings in the log."""
+    control = sandbox.directory("control")
+    subprocess.run(["mount", "-t", "fusectl", "control", control], check=True)
+    try:
+        for options in ([], ["--backend", str(sandbox.path / "backend")]):
+            mount = mounted(image, *options)
+            below = mount.target if not options else sandbox.path / "backend/ro"
+            held = os.open(below / "f3", os.O_RDONLY)
+            reader = threading.Thread(target=_read_until_it_is_gone, args=([held], 1))
+            reader.start()
+            (control / str(os.minor(os.fstat(held).st_dev)) / "abort").write_text("1")
+            assert mount.wait() == 0
+            reader.join(10)
+            assert not reader.is_alive()
+            with contextlib.suppress(OSError):  # nobody is there to be told of the close
+                os.close(held)
+            assert mounts_below(sandbox.path) == [mounted_at(control)]
+    finally:
+        subprocess.run(["umount", control], check=True)
+
+
 def _read_until_it_is_gone(descriptors: list[int], seed: int) -> None:
     chance = random.Random(seed)
     while True:

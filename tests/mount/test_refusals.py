@@ -75,6 +75,17 @@ def test_no_mount_point(sandbox: Sandbox) -> None:
     assert b"MOUNTPOINT" in sandbox.run("g8ufs", status=USAGE).stderr
 
 
+@pytest.mark.parametrize("daemon", [[], ["--daemon"]], ids=["foreground", "daemon"])
+def test_the_log_says_why(refused: Callable[..., str], sandbox: Sandbox, daemon: list[str]) -> None:
+    """A caller that keeps nothing but the log learns it there; the directory of a log is made as the mount begins."""
+    log = sandbox.path / "made" / "for it" / "log"
+    line = refused(FLIST, "--log", log, *daemon, "--meta", sandbox.path / "missing")
+    assert log.read_text().count("\n") == 1
+    assert line.removeprefix("g8ufs: ") in log.read_text()
+    refused(USAGE, "--log", sandbox.path / "other" / "log", "--no-such-option")
+    assert not (sandbox.path / "other").exists()
+
+
 # -- flists ----------------------------------------------------------------------------------
 
 

@@ -121,6 +121,19 @@ def test_all_faults_are_reported_together_each_with_its_place() -> None:
     assert caught.value.exit_code == 4
 
 
+def test_what_a_file_can_say_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    keys = "".join(f"key{number}: 1\n" for number in range(5000))
+    with caplog.at_level(logging.WARNING):
+        parse_router(f"{keys}pools: {{p: {{'0': redis://a}}}}\nlookup: [p]\n".encode(), "r")
+    assert [each.getMessage() for each in caplog.records] == [
+        "r:1,2,3 and 4997 more: unknown key in a router file, ignored"
+    ]
+    rules = "".join(f"    x{number}: redis://a\n" for number in range(5000))
+    with pytest.raises(StoreConfigError, match=r"r:22:5: .*; and 4980 faults more") as caught:
+        parse_router(f"pools:\n  p:\n{rules}lookup: [p]\n".encode(), "r")
+    assert len(str(caught.value)) < 5000
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

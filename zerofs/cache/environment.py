@@ -26,7 +26,7 @@ from zerofs.cache.directory import CacheDirectory
 from zerofs.cache.pins import Pins
 from zerofs.cache.size import parse_cache_size
 from zerofs.cache.usage import Usage
-from zerofs.errors import CacheError
+from zerofs.errors import CacheError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,9 @@ class Environment:
                         self.directory.set_aside(reason)
                     self.mapped = self._open_or_replace()
             except (OSError, lmdb.Error, CacheError, UntrustedError) as error:
-                logger.warning("cache %s: %s, and no new one can be made: %s", self.path, reason, error)
+                logger.warning(
+                    "cache %s: %s, and no new one can be made: %s", self.path, reason, reason_of(error)
+                )
 
     def close(self) -> None:
         """Put everything on the disk and close; what is in use is only forgotten."""
@@ -155,7 +157,7 @@ class Environment:
                 mapped.env.sync(True)
             except lmdb.Error as error:
                 synced = False
-                logger.warning("cache %s: not all of it reached the disk: %s", self.path, error)
+                logger.warning("cache %s: not all of it reached the disk: %s", self.path, reason_of(error))
         with self.directory.door():
             if self.in_use:
                 _never_closed.append(self)
@@ -201,7 +203,7 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             logger.warning(
                 "cache %s: cannot be made smaller (%s): starting an empty one of %d bytes",
-                *(self.path, error, self.map_size),
+                *(self.path, reason_of(error), self.map_size),
             )
             data.unlink()
 
@@ -259,7 +261,7 @@ def give_back(path: Path) -> int | None:
             mapped.close()
             compact(directory, bound)
         except (UntrustedError, LostPageError, lmdb.Error, OSError) as error:
-            logger.warning("cache %s: cannot be made smaller: %s", path, error)
+            logger.warning("cache %s: cannot be made smaller: %s", path, reason_of(error))
             return None
         return (before - directory.data.stat().st_blocks) * 512
 

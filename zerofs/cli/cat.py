@@ -51,7 +51,7 @@ def _file(index: Index, argument: str) -> int:
     row = entries.find(index, path)
     kind = index.node(row).kind
     if kind is not Kind.FILE:
-        raise PathNotInFlistError(f"{output.shown(path)}: is a {kind.name.lower()}, not a file", hint="")
+        raise PathNotInFlistError(f"{output.shown(path)}: is a {kind.noun}, not a file", hint="")
     return row
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from zerofs.errors import ZerofsError, describe
+from zerofs.errors import ZerofsError, describe, reason_of
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -27,18 +27,11 @@ def guarded(program: str, run: Callable[[], int], *, debug: bool) -> int:
     except ZerofsError as error:
         return _fail(program, describe(error), error.exit_code, debug)
     except OSError as error:
-        return _fail(program, _describe_os_error(error), ZerofsError.exit_code, debug)
+        return _fail(program, reason_of(error), ZerofsError.exit_code, debug)
     except Exception as error:  # noqa: BLE001 - the last resort of a command: reported, with a status
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(program, f"internal error: {text} (run with --debug)", ZerofsError.exit_code, debug)
     return status
-
-
-def _describe_os_error(error: OSError) -> str:
-    reason = error.strerror or str(error) or type(error).__name__
-    if error.filename is None:
-        return reason
-    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
 
 
 def _fail(program: str, message: str, status: int, debug: bool) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 from zerofs.errors import ZerofsError, describe
 from zerofs.mount.options import MountOptions
 
+log = logging.getLogger(__name__)
+
 DAEMON_LOG = Path("/var/log/g8ufs.log")
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _DEBUG_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(threadName)s] %(message)s"
@@ -31,7 +33,12 @@ def run_mount(program: str, options: MountOptions, again: Sequence[str], *, anno
     if options.daemon:
         return _run_daemon(program, options, run, announcement)
     open_log(options.log, debug=options.debug)
-    run(options, lambda: _announce(announcement))
+    try:
+        run(options, lambda: _announce(announcement))
+    except ZerofsError as error:
+        if options.log is not None:  # which may be all that is kept of this
+            log.error("%s", describe(error))  # noqa: TRY400
+        raise
     return 0
 
 
@@ -85,6 +92,7 @@ def _run_daemon(
     except ZerofsError as error:
         if announced:
             raise
+        log.error("%s", describe(error))  # noqa: TRY400
         daemon.failed(error.exit_code, f"{program}: {describe(error)}")
         return error.exit_code
     finally:

@@ -372,7 +372,7 @@ cdef class Engine:
             if size < 0:
                 if errno == EINTR or errno == EAGAIN or errno == ENOENT:
                     continue  # ENOENT: the request was interrupted before it was read
-                return 0 if errno == ENODEV else errno
+                return 0 if errno == ENODEV or errno == ECONNABORTED else errno  # unmounted, aborted
             if size == 0:
                 return 0
             if not self._shape(worker, size, &request):

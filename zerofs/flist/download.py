@@ -21,6 +21,7 @@ from zerofs.errors import (
     FlistNotFoundError,
     FlistTooLargeError,
     FlistUnreachableError,
+    reason_of,
 )
 
 STALL_TIMEOUT = 30.0  # seconds without a byte, or without a connection
@@ -62,7 +63,7 @@ def download(
         kind = (
             FlistUnreachableError if isinstance(reason, Exception) else FlistError
         )  # what it says is no URL of ours
-        raise kind(f"cannot fetch {shown}: {reason}") from error
+        raise kind(f"cannot fetch {shown}: {reason_of(reason)}") from error
     except ValueError as error:
         raise FlistError(f"cannot fetch {shown}: {error}", hint="check the URL") from error
     part.rename(target)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerofs import private
-from zerofs.errors import CacheError, FlistCorruptError, FlistUnreachableError
+from zerofs.errors import CacheError, FlistCorruptError, FlistUnreachableError, reason_of
 from zerofs.flist.index import VERSION, Index, write_index
 from zerofs.flist.model import FlistReader, Route
 
@@ -226,7 +226,7 @@ def _keep_profile(shipped: bytes | None, path: Path) -> None:
         try:
             write_atomically(shipped, path)
         except OSError as error:
-            log.info("cannot keep the access profile of a flist: %s", error)
+            log.info("cannot keep the access profile of a flist: %s", reason_of(error))
 
 
 def _build(reader: FlistReader, state: Path) -> Index:
@@ -240,7 +240,7 @@ def _build(reader: FlistReader, state: Path) -> Index:
         del tables  # the map takes their place; both at once would be twice the memory
         return Index.open(path)
     except OSError as error:
-        log.warning("cannot keep the compiled index (%s): it is compiled again next time", error)
+        log.warning("cannot keep the compiled index (%s): it is compiled again next time", reason_of(error))
         return Index.anonymous(compile_flist(reader))
 
 
@@ -285,7 +285,7 @@ def _read_memo(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s: cannot be read (%s); compiling anew", path, error)
+        log.warning("%s: cannot be read (%s); compiling anew", path, reason_of(error))
         return None
     if owners:
         from zerofs.flist.owners import resolve
@@ -300,7 +300,7 @@ def _replace(path: Path, memo: dict[str, Any]) -> None:
     try:
         write_atomically(json.dumps(memo).encode(), path)
     except OSError as error:
-        log.warning("cannot remember the index of a flist: %s", error)
+        log.warning("cannot remember the index of a flist: %s", reason_of(error))
 
 
 def write_atomically(data: bytes, path: Path) -> None:

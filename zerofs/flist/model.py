@@ -27,6 +27,22 @@ class Kind(enum.IntEnum):
     FIFO = stat.S_IFIFO
     SOCKET = stat.S_IFSOCK
 
+    @property
+    def noun(self) -> str:
+        """What people call it."""
+        return _NOUNS[self]
+
+
+_NOUNS = {
+    Kind.DIR: "directory",
+    Kind.FILE: "file",
+    Kind.LINK: "symbolic link",
+    Kind.CHARDEV: "character device",
+    Kind.BLOCK: "block device",
+    Kind.FIFO: "FIFO",
+    Kind.SOCKET: "socket",
+}
+
 
 class ChunkRef(NamedTuple):
     """One chunk of a file, as it stands in the flist (text as ASCII bytes, binary as it is)."""

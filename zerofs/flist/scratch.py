@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from zerofs.errors import BackendError
+from zerofs.errors import BackendError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,4 +102,4 @@ def _remove(path: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        logger.warning("cannot remove %s: %s", path, error)
+        logger.warning("cannot remove %s: %s", path, reason_of(error))

@@ -203,6 +203,10 @@ class FlistSource:
             if url.netloc not in ("", "localhost"):
                 raise FlistNotFoundError(f"{self.argument}: a file:// URL names no other host")
             return Path(os.fsdecode(unquote_to_bytes(url.path)))
+        if scheme and not Path(self.argument).exists():
+            raise FlistNotFoundError(
+                f"flists do not come by {scheme}://", hint="name a path or a file://, http:// or https:// URL"
+            )
         return Path(self.argument)
 
     def _open(self) -> Container | None:

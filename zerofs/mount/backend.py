@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from zerofs.errors import BackendError, MountError
+from zerofs.errors import BackendError, MountError, reason_of
 from zerofs.mount import emptying, mountinfo
 from zerofs.mount._linux import mount
 from zerofs.mount.unmount import clear_backend, unmount
@@ -134,7 +134,7 @@ class Backend:
             try:
                 _remove_private(self.path)
             except (BackendError, MountError) as error:
-                logger.warning("the private backend %s stays: %s", self.path, error)
+                logger.warning("the private backend %s stays: %s", self.path, reason_of(error))
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -331,7 +331,7 @@ def sweep(base: Path = DEFAULT) -> None:
                 _clear(Backend(path, fd, private=True, layers=path / _MEMORY))
                 _remove_private(path)
         except (BackendError, MountError) as error:
-            logger.warning("cannot take away the backend of a dead process: %s", error)
+            logger.warning("cannot take away the backend of a dead process: %s", reason_of(error))
         finally:
             os.close(fd)
 

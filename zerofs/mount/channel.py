@@ -23,6 +23,7 @@ from zerofs.mount.unmount import unmount
 
 log = logging.getLogger(__name__)
 
+_CUT_TIMEOUT = 10.0  # seconds; only a thread that the kernel lets nobody interrupt takes longer
 _CUT_PAUSE = 0.005  # seconds between two interruptions: a thread may have been about to read
 READAHEAD_KIB = 1024  # two chunks ahead; the kernel's default of 128 KiB caps sequential reads
 
@@ -98,15 +99,21 @@ class Channel:
 
         The descriptor gets another file, and every thread that waits in the old one is interrupted: with the
         last of them the kernel ends the connection, and its users are told ENOTCONN.
+
+        Raises MountError where a thread cannot be interrupted, as it waits for a disk that does not answer.
+        What such a thread works with has to stay; the process ends when the kernel lets go of it.
         """
         log.info("%s still has users, who lose it now", self.mountpoint)
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         os.dup2(nothing, self.descriptor, inheritable=False)
         os.close(nothing)
         with _captured_stderr():  # of what libfuse prints about an end that it does not know
-            while not ended():
+            limit = time.monotonic() + _CUT_TIMEOUT
+            while not (over := ended()) and time.monotonic() < limit:
                 _interrupt_other_threads()
                 time.sleep(_CUT_PAUSE)
+        if not over:
+            raise MountError("a thread that serves it waits for a disk, and is left behind")
 
     def close(self) -> None:
         """End the session; nobody may use the descriptor any more."""

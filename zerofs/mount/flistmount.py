@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.cache.size import bound_of, parse_cache_free
-from zerofs.errors import MountError, ZerofsError
+from zerofs.errors import MountError, ZerofsError, reason_of
 from zerofs.fetch.background import shared_background
 from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.index import Index
@@ -179,7 +179,7 @@ class FlistMount:
             try:
                 closer()
             except (ZerofsError, OSError) as error:
-                log.warning("while unmounting %s: %s", self._place, error)
+                log.warning("while unmounting %s: %s", self._place, reason_of(error))
 
     def prepare(self, layers: Sequence[str]) -> Swap:
         """The tree of `layers` (flists, the last on top) laid over those of the command line.

@@ -37,10 +37,11 @@ _END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy
 class _Abandoned(logging.Filter):
     """Drops llfuse's complaint about an answer that nobody waits for any more: its reader was killed, or unmounted."""
 
-    _GONE = os.strerror(errno.ENOENT)
+    _GONE = tuple(map(os.strerror, (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)))
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (str(record.msg).endswith("fuse_reply_* failed with %s") and record.args == (self._GONE,))
+        about_answer = str(record.msg).endswith("fuse_reply_* failed with %s")
+        return not (about_answer and isinstance(record.args, tuple) and record.args[0] in self._GONE)
 
 
 class LlfuseEngine:
@@ -78,8 +79,11 @@ class LlfuseEngine:
 
         try:
             llfuse.main(workers=WORKERS, handle_signals=False)
-        except BaseException:
-            log.exception("the FUSE session ended by an error")
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno == errno.ECONNABORTED:
+                log.info("the FUSE connection was aborted")
+            else:
+                log.exception("the FUSE session ended by an error")
         finally:
             os.eventfd_write(self.ended, 1)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerofs.errors import FlistError, UsageError, ZerofsError, describe
+from zerofs.errors import FlistError, UsageError, ZerofsError, describe, reason_of
 from zerofs.mount._linux import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID
 from zerofs.mount.backend import Backend, open_backend
 from zerofs.mount.claim import claimed_target
@@ -255,7 +255,10 @@ class _Service:
             listener = None if self._session is None else self._session.listener
             control = Control(lambda: flist.stats(self._target), listener)
         except OSError as error:
-            log.info("there is no place for a control socket, so nobody can ask for statistics: %s", error)
+            log.info(
+                "there is no place for a control socket, so nobody can ask for statistics: %s",
+                reason_of(error),
+            )
             return
         self._stack.callback(control.close)
         self._watch.add_service(control.fileno(), control.serve)
@@ -299,7 +302,7 @@ class _Service:
             if self._overlay is not None:
                 self._overlay.refresh()
         except (ZerofsError, OSError) as error:
-            log.warning("cannot refresh the overlay: %s", error)
+            log.warning("cannot refresh the overlay: %s", reason_of(error))
 
 
 def read_layered(path: Path) -> list[str] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from zerofs.errors import ProfileError
+from zerofs.errors import ProfileError, reason_of
 from zerofs.flist.load import write_atomically
 from zerofs.prefetch.merge import merged
 from zerofs.prefetch.profile import (
@@ -87,7 +87,7 @@ class Recorder:
             write_atomically(data, self._path)
             self._written = data
         except OSError as error:
-            log.info("cannot keep the access profile: %s", error)
+            log.info("cannot keep the access profile: %s", reason_of(error))
         self._saved = len(self._numbers)
 
     def _in_file(self) -> bytes:

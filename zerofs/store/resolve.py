@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from zerofs.errors import StoreTimeoutError, StoreUnreachableError
+from zerofs.errors import StoreTimeoutError, StoreUnreachableError, reason_of
 from zerofs.store.process import PerProcess
 
 Address = tuple[int, Any]  # address family, what connect() takes
@@ -53,7 +53,7 @@ def resolve(host: str, port: int, deadline: float) -> list[Address]:
     if not lookup.done.wait(max(0.0, deadline - time.monotonic())):
         raise StoreTimeoutError(f"the name {host} was not resolved in time")
     if lookup.fault is not None:
-        reason = getattr(lookup.fault, "strerror", None) or str(lookup.fault)
+        reason = reason_of(lookup.fault)
         raise StoreUnreachableError(f"the name {host} does not resolve: {reason}")
     return lookup.addresses
 

@@ -20,6 +20,8 @@ from zerofs.store.url import parse_store_url
 
 MAX_SIZE = 1024 * 1024  # bytes of a router file
 MAX_RULES = 65536  # destinations of one file; aliases could make more of it than its size suggests
+MAX_FAULTS = 20  # that one error tells; a file has room for many thousands
+_MAX_LINES = 3  # that a warning names
 
 _logger = logging.getLogger(__name__)
 
@@ -87,18 +89,21 @@ class _Parser:
 
     def _sections(self, root: yaml.MappingNode) -> dict[str, yaml.Node]:
         sections: dict[str, yaml.Node] = {}
+        unknown: list[int] = []  # lines
         for key, value in root.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else ""
             if name not in ("pools", "lookup", "cache"):
-                _logger.warning(
-                    "%s:%d: unknown key in a router file, ignored", self._origin, key.start_mark.line + 1
-                )
+                unknown.append(key.start_mark.line + 1)
             elif name in sections:
                 self._fault(key, f"{name} stands here a second time")
             else:
                 sections[name] = value
         if "pools" not in sections:
             self._fault(root, "it has no pools")
+        if unknown:
+            lines = ",".join(map(str, unknown[:_MAX_LINES]))
+            more = f" and {len(unknown) - _MAX_LINES} more" if len(unknown) > _MAX_LINES else ""
+            _logger.warning("%s:%s%s: unknown key in a router file, ignored", self._origin, lines, more)
         return sections
 
     def _pools(self, node: yaml.Node) -> dict[str, tuple[Rule, ...]]:
@@ -165,7 +170,9 @@ class _Parser:
         self._faults.append(Fault(node.start_mark.line + 1, node.start_mark.column + 1, text))
 
     def _error(self, faults: list[Fault]) -> StoreConfigError:
-        lines = (f"{self._origin}:{fault.line}:{fault.column}: {fault.text}" for fault in faults)
+        lines = [f"{self._origin}:{fault.line}:{fault.column}: {fault.text}" for fault in faults[:MAX_FAULTS]]
+        if len(faults) > MAX_FAULTS:
+            lines.append(f"and {len(faults) - MAX_FAULTS} faults more")
         return StoreConfigError("; ".join(lines))
 
 

@@ -14,7 +14,13 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from zerofs.errors import StoreProtocolError, StoreRefusedError, StoreTimeoutError, StoreUnreachableError
+from zerofs.errors import (
+    StoreProtocolError,
+    StoreRefusedError,
+    StoreTimeoutError,
+    StoreUnreachableError,
+    reason_of,
+)
 from zerofs.store.resolve import Address, resolve
 from zerofs.store.url import StoreUrl
 
@@ -75,7 +81,7 @@ class Wire:
         self._socket.close()
 
     def _broken(self, fault: OSError) -> StoreUnreachableError:
-        return StoreUnreachableError(f"{self.display}: {_reason(fault)}")
+        return StoreUnreachableError(f"{self.display}: {reason_of(fault)}")
 
 
 class TlsWire(Wire):
@@ -199,7 +205,7 @@ def _encrypt(sock: socket.socket, url: StoreUrl, deadline: float) -> TlsWire:
         raise StoreTimeoutError(f"{url.display}: no TLS in time; does it speak TLS at all?") from fault
     except OSError as fault:
         wire.close()
-        raise StoreProtocolError(f"{url.display}: no TLS: {_reason(fault)}") from fault
+        raise StoreProtocolError(f"{url.display}: no TLS: {reason_of(fault)}") from fault
     except BaseException:
         wire.close()
         raise
@@ -211,7 +217,3 @@ def _tls_context() -> ssl.SSLContext:
     import ssl
 
     return ssl.create_default_context()
-
-
-def _reason(fault: OSError) -> str:
-    return fault.strerror or str(fault) or type(fault).__name__
