@@ -221,6 +221,17 @@ def test_devices_fifos_and_whiteouts() -> None:
     assert at(root, "gone").device == (0, 0)
 
 
+def test_a_symbolic_link_has_the_mode_that_every_link_has() -> None:
+    """Whatever an archiver wrote there: Python's own writes 0644 where it is not told."""
+    root = read(
+        archive(
+            special("link", tarfile.SYMTYPE, "to", mode=0o4640), special("fifo", tarfile.FIFOTYPE, mode=0o640)
+        )
+    )
+    assert at(root, "link").attributes.mode == 0o777
+    assert at(root, "fifo").attributes.mode == 0o640
+
+
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_long_names(format: int) -> None:
     name = "/".join(["d" * 90] * 5)
@@ -311,7 +322,7 @@ def test_not_a_tar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert status == 1
     assert error.count("\n") == 1
-    assert "damaged or was cut short" in error
+    assert f"{tmp_path}/x: cannot be read as a tar: it is damaged or was cut short" in error
     assert not (tmp_path / "y").exists()
 
 

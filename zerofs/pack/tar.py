@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
+from tarfile import ReadError
 from typing import BinaryIO, Self, cast
 
 from zerofs.errors import SourceError
@@ -35,6 +36,7 @@ _MOST_HEADER = (
 )  # bytes of what precedes a member: names, attributes, maps of holes, and what is read ahead
 _MOST_DIGITS = 20  # of a time, before its point
 _VOLUME_HEADER = b"V"  # GNU: a label, no member
+_LINK_MODE = 0o777  # of every symbolic link that Linux makes
 MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1  # of the kernel's device numbers
 _KINDS = {
     tarfile.DIRTYPE: Kind.DIR,
@@ -101,7 +103,8 @@ class TarSource:
     def _node(self, member: tarfile.TarInfo, name: bytes) -> Node:
         kind = Kind.FILE if member.isreg() else _KINDS.get(member.type)
         if kind is None:
-            raise SourceError(f"{self._name}: {member.name}: a member of type {member.type!r} has no meaning")
+            shown = member.type.decode("latin-1")
+            raise SourceError(f"{self._name}: {member.name}: a member of type {shown!r} has no meaning")
         target = _bytes(member.linkname) if kind is Kind.LINK else b""
         size = {Kind.DIR: DIRECTORY_SIZE, Kind.FILE: member.size, Kind.LINK: len(target)}.get(kind, 0)
         if not (0 <= member.devmajor <= MAX_MAJOR and 0 <= member.devminor <= MAX_MINOR):
@@ -118,7 +121,8 @@ class TarSource:
         losses.check_xattrs(name, _xattrs(member))
         if member.issparse():
             losses.add(Loss.SPARSE, name)
-        attributes = losses.attributes(member.mode, member.uid, member.gid, mtime, ctime)
+        mode = _LINK_MODE if kind is Kind.LINK else member.mode  # archivers write what they like there
+        attributes = losses.attributes(mode, member.uid, member.gid, mtime, ctime)
         return Node(kind, attributes, size=size, target=target, device=device)
 
     def _read_file(
@@ -157,7 +161,7 @@ class _Member(Member):
         try:
             return super().fromtarfile(tarfile)
         except _CUT_SHORT as error:
-            raise SourceError(f"the archive is damaged or was cut short: {error}") from error
+            raise ReadError(f"it is damaged or was cut short ({error})") from error
 
 
 # Private to tarfile's documentation only: they are how it tells these cases from a proper end.
