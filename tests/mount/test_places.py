@@ -102,6 +102,29 @@ def test_relative_paths_in_the_foreground(image: Image, sandbox: Sandbox) -> Non
     assert sorted(os.listdir(sandbox.path / "here")) == ["be", "ca", "logs", "mnt"]
 
 
+@pytest.mark.parametrize("more", [[], ["--supervised"]], ids=["plain", "supervised"])
+def test_the_url_of_a_store_from_a_file(image: Image, sandbox: Sandbox, more: list[str]) -> None:
+    """Every user sees command lines: neither the option nor the variable needs a password in one."""
+    target = sandbox.directory("here/mnt")
+    write(sandbox.path / "here/url", f"# the only one\ndir://{image.store}\n")
+    command = [BINARIES / "g8ufs", *more, "--ro", "--daemon", "--log", "log", "--meta", image.flist]
+    for name, options, variable in (
+        ("a", ["--storage-url", "@url"], ""),
+        ("b", [], f"@{sandbox.path}/here/url"),
+    ):
+        subprocess.run(
+            [*command, "--cache", f"cache-{name}", *options, target],
+            env={**os.environ, "PWD": f"{sandbox.path}/here", "ZEROFS_STORAGE_URL": variable},
+            cwd=sandbox.path / "here", stdout=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
+        assert (target / "dir/file").read_text() == "content"
+        if options:  # a relative file is found from elsewhere, too
+            sandbox.run("zerofs", "warmup", "--all", target)
+        sandbox.run("zerofs", "umount", target)
+    done = sandbox.run("g8ufs", "--ro", "--storage-url", "@missing", "--meta", image.flist, target, status=4)
+    assert b"missing: No such file" in done.stderr
+
+
 def test_backend_and_mount_point_are_two_places(sandbox: Sandbox, options: Options) -> None:
     place = sandbox.directory("one")
     done = sandbox.run("g8ufs", *options, "--backend", place, place, status=2)

@@ -15,6 +15,7 @@ from pathlib import Path
 from zerofs.errors import UsageError
 from zerofs.mount.options import DEFAULT_BACKEND, DEFAULT_TIMEOUT, ENGINES, PREFETCH, MountOptions
 from zerofs.sizes import parse_size
+from zerofs.store.given import STORAGE_VARIABLE
 
 _SWITCHES = frozenset(
     ("ro", "reset", "daemon", "debug", "supervised", "allow-unverified", "timings", "version", "help")
@@ -83,7 +84,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="cache directory, shared by many mounts (default: BACKEND/ca)",
     )
-    add("--storage-url", metavar="URL", help="store of last resort")
+    add(
+        "--storage-url",
+        metavar="URL",
+        help=f"store of last resort, or @FILE that holds its URL; environment: {STORAGE_VARIABLE}",
+    )
     add("--local-router", metavar="FILE", type=Path, help="router.yaml that goes before those of the flists")
     add("--ro", action="store_true", help="read-only: the flist itself, without a read-write layer")
     add("--reset", action="store_true", help="empty the backend before mounting")

@@ -107,9 +107,14 @@ def absolute(options: MountOptions, here: Path) -> MountOptions:
         meta=tuple(name if "://" in name else str(here / name) for name in options.meta),
         backend=None if options.backend is None else here / options.backend,
         cache=None if options.cache is None else here / options.cache,
+        storage_url=_absolute_file(options.storage_url, here),
         local_router=None if options.local_router is None else here / options.local_router,
         log=None if options.log is None else here / options.log,
     )
+
+
+def _absolute_file(url: str | None, here: Path) -> str | None:
+    return f"@{here / url[1:]}" if url is not None and url.startswith("@") else url
 
 
 def _make_room(path: Path) -> None:

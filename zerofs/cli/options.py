@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from zerofs.errors import CacheError, UsageError
 from zerofs.sizes import parse_size
+from zerofs.store.given import STORAGE_VARIABLE, last_resort, urls_in
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from zerofs.store.router import Router
 
 STORE_VARIABLE = "ZEROFS_STORE"  # URLs for --store and --to, separated by blanks
-STORAGE_VARIABLE = "ZEROFS_STORAGE_URL"
 TIMEOUT = 120.0  # seconds
 
 
@@ -140,13 +140,7 @@ def opened_contents(args: argparse.Namespace, flist: LoadedFlist) -> Iterator[Co
 
 def storage_url(args: argparse.Namespace) -> str | None:
     """``--storage-url``, or its file, or its variable."""
-    given: str | None = args.storage_url or os.environ.get(STORAGE_VARIABLE)
-    if given is None or not given.startswith("@"):
-        return given
-    urls = _lines(Path(given[1:]))
-    if len(urls) != 1:
-        raise UsageError(f"{given[1:]} holds {len(urls)} URLs where --storage-url takes one")
-    return urls[0]
+    return last_resort(args.storage_url)
 
 
 def ranged_stores(given: Sequence[str] | None, option: str) -> list[RangedStore]:
@@ -162,7 +156,7 @@ def ranged_stores(given: Sequence[str] | None, option: str) -> list[RangedStore]
     return [
         parse_ranged_store(text)
         for argument in arguments
-        for text in (_lines(Path(argument[1:])) if argument.startswith("@") else [argument])
+        for text in (urls_in(Path(argument[1:])) if argument.startswith("@") else [argument])
     ]
 
 
@@ -208,8 +202,3 @@ def _state(cache: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="zerofs-") as name:
         yield Path(name)
-
-
-def _lines(path: Path) -> list[str]:
-    lines = (line.strip() for line in path.read_text().splitlines())
-    return [line for line in lines if line and not line.startswith("#")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zerofs.cli import options, output
 from zerofs.cli.parser import Parser
+from zerofs.store.given import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
     from zerofs.flist.load import LoadedFlist
@@ -19,7 +20,7 @@ examples:
 
 The destination is asked first what it has.  Without --from the flist's own router leads to the chunks.
 To keep passwords off the command line give --from @FILE and --to @FILE, one URL a line, or set
-{options.STORAGE_VARIABLE} and {options.STORE_VARIABLE}.
+{STORAGE_VARIABLE} and {options.STORE_VARIABLE}.
 """
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zerofs.cli import options, output
 from zerofs.errors import CacheError, ProfileError, UsageError
 from zerofs.sizes import parse_size
+from zerofs.store.given import last_resort
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
@@ -210,7 +211,7 @@ def _source(args: argparse.Namespace) -> tuple[list[str], Path | None, str | Non
     return (
         list(mounted.meta),
         args.local_router or mounted.local_router,
-        options.storage_url(args) or mounted.storage_url,
+        options.storage_url(args) or last_resort(mounted.storage_url),
     )
 
 

@@ -27,6 +27,7 @@ from zerofs.mount.engine import FuseEngine, Served
 from zerofs.mount.failures import FailureLog
 from zerofs.mount.options import MountOptions
 from zerofs.store.build import build_router
+from zerofs.store.given import last_resort
 from zerofs.store.url import redact
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class FlistMount:
             options.local_router,
             [(flist.argument, flist.router) for flist in flists if flist.router is not None],
             [route for flist in flists for route in flist.routes],
-            options.storage_url,
+            last_resort(options.storage_url),
         )
         self._closers.append(self._router.close)
         fetcher = Fetcher(
