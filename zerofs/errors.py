@@ -50,7 +50,7 @@ class FlistNotFoundError(FlistError):
     """There is nothing at the path or URL of the flist."""
 
     errno = _errno.ENOENT
-    hint = "check the path given with --meta"
+    hint = "check its path"
 
 
 class FlistUnreachableError(FlistError):

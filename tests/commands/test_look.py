@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from tests.commands.conftest import Packed, Zerofs, pack
 from tests.pack.trees import OLD
 from tests.support.golden import Golden, load_directory
 from tests.support.redisserver import free_port
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import BINARIES, Sandbox
 from zerofs.flist.model import CHUNK_SIZE, Attributes, ChunkRef, Directory, Entry, Kind, Route
 from zerofs.flist.writer import open_writer
 from zerofs.pack import patience
@@ -144,6 +146,27 @@ def test_whoever_waits_is_told_for_what(
     zerofs("cat", "--timeout", "2", "--storage-url", url, packed.flist, "one", status=1)
     (line,) = (each.getMessage() for each in caplog.records)
     assert url in line and line.endswith(": cannot be read; trying again, for 2 s at most")
+
+
+def test_a_signal_leaves_no_index_behind(packed: Packed, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        router = tmp_path / "router.yaml"
+        router.write_text(f"pools:\n  a:\n    0:F: {url}\nlookup: [a]\n")
+        packed.chunks.rename(tmp_path / "moved")
+        process = subprocess.Popen(
+            [BINARIES / "zerofs", "cat", "--local-router", router, packed.flist, "one"],
+            env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            assert os.listdir(temporary) != []
+            process.terminate()
+            assert process.communicate(timeout=60)[1] == b"zerofs: interrupted\n"
+    assert process.returncode == 130
+    assert os.listdir(temporary) == []
 
 
 def test_router_and_storage_url(zerofs: Zerofs, packed: Packed, tmp_path: Path) -> None:

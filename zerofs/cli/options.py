@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zerofs.cli import output
 from zerofs.errors import CacheError, UsageError
 from zerofs.sizes import parse_size
 from zerofs.store.given import STORAGE_VARIABLE, last_resort, urls_in
@@ -200,5 +201,5 @@ def _state(cache: Path | None) -> Iterator[Path]:
     if cache is not None:
         yield cache / "flists"
         return
-    with tempfile.TemporaryDirectory(prefix="zerofs-") as name:
+    with output.interruptible(), tempfile.TemporaryDirectory(prefix="zerofs-") as name:
         yield Path(name)
