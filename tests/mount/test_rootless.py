@@ -45,7 +45,10 @@ $AS sh -c "$CHECKS"
 $AS "$ZEROFS" stats --json mnt > stats
 test -S zerofs/$server.sock || test -S /run/zerofs/$server.sock
 grep " $BOX/home/mnt " /proc/self/mountinfo | grep -o -e ' - [^ ]*'
-kill $server
+rc=0
+$AS "$G8UFS" --meta "$FLIST" --storage-url "$STORE" --cache cache $AGAIN mnt 2> busy || rc=$?
+test $rc = 5
+$END
 wait $server
 test ! -e zerofs/$server.sock
 test ! -e /run/zerofs/$server.sock
@@ -73,8 +76,17 @@ test "$(cat mnt/moved)" = mine
 """
 
 
-def play(sandbox: Sandbox, image: Image, enter: list[str], user: int, checks: str, options: str) -> str:
-    """The type of the mount that the user saw."""
+def play(
+    sandbox: Sandbox,
+    image: Image,
+    enter: list[str],
+    user: int,
+    checks: str,
+    options: str,
+    *,
+    end: str = "kill $server",
+) -> str:
+    """The type of the mount that the user saw.  Another one at the same place is refused meanwhile."""
     sandbox.directory("dev")
     home = sandbox.directory("home")
     os.chown(home, user, user)
@@ -88,11 +100,12 @@ def play(sandbox: Sandbox, image: Image, enter: list[str], user: int, checks: st
         "FLIST": str(image.flist),
         "STORE": f"dir://{image.store}",
         "OPTIONS": options,
+        "AGAIN": "--ro --backend second" if "--ro" in options else "--backend second",
         "CHECKS": checks,
         "HOME": str(home),
     }
     done = subprocess.run(
-        ["unshare", *enter, "--mount", "sh", "-c", STORY],
+        ["unshare", *enter, "--mount", "sh", "-c", STORY.replace("$END", end)],
         env=environment,
         capture_output=True,
         text=True,
@@ -103,6 +116,7 @@ def play(sandbox: Sandbox, image: Image, enter: list[str], user: int, checks: st
     assert done.returncode == 0, done.stdout + done.stderr + (errors.read_text() if errors.exists() else "")
     said = json.loads((home / "stats").read_text())
     assert said["mount"]["target"] == str(home / "mnt") and said["fetch"]["fetched"] > 0
+    assert "busy" in (home / "busy").read_text()
     return done.stdout.split()[-1]
 
 
@@ -122,11 +136,15 @@ def test_read_only(sandbox: Sandbox, pack: Callable[..., Image]) -> None:
     assert seen == "fuse.g8ufs"
 
 
-@pytest.mark.parametrize("backend", ["--backend backend", "--backend other --reset"])
-def test_read_write(sandbox: Sandbox, pack: Callable[..., Image], backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "end"),
+    [("--backend backend", "kill $server"), ("--backend other --reset", '$AS "$ZEROFS" umount mnt')],
+)
+def test_read_write(sandbox: Sandbox, pack: Callable[..., Image], backend: str, end: str) -> None:
     if shutil.which("fuse-overlayfs") is None:
         pytest.skip("no package fuse-overlayfs")
-    assert play(sandbox, pack_for(pack, USER), [], USER, WRITING, backend) == "fuse.fuse-overlayfs"
+    seen = play(sandbox, pack_for(pack, USER), [], USER, WRITING, backend, end=end)
+    assert seen == "fuse.fuse-overlayfs"
 
 
 @pytest.mark.parametrize("options", ["", "--backend backend"])

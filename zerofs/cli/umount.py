@@ -11,7 +11,7 @@ from pathlib import Path
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import mountinfo
 from zerofs.mount.aftermath import clear_below
-from zerofs.mount.unmount import server_of, unmount
+from zerofs.mount.unmount import server_by_asking, server_of, unmount
 
 EPILOG = """\
 examples:
@@ -37,7 +37,7 @@ def _unmount(target: Path) -> None:
     mount = mountinfo.top(target)
     if mount is None:
         raise UsageError(f"nothing is mounted at {target}", hint="see findmnt")
-    server = server_of(mount)
+    server = server_of(mount) or server_by_asking(mount)
     if server is None and not mountinfo.is_dead(mount):
         raise MountError(f"{target} is no mount of a flist", hint=f"use umount {target}")
     process = None if server is None else _process(server)

@@ -48,10 +48,7 @@ class Channel:
                 mounted = False  # its text is of no use: libfuse has printed why
         if not mounted:
             reason = captured[0] if captured else "libfuse gives no reason"
-            raise MountError(
-                f"cannot mount at {mountpoint}: {reason}",
-                hint="check the permissions, and that fusermount is installed where you are not root",
-            )
+            raise MountError(f"cannot mount at {mountpoint}: {reason}", hint=_hint(reason))
         (descriptor,) = notify.channels() - before
         self._set_up(descriptor, mountinfo.top(mountpoint))
 
@@ -123,6 +120,12 @@ class Channel:
             llfuse.close(unmount=False)
         else:
             os.close(self.descriptor)
+
+
+def _hint(reason: str) -> str:
+    if "not empty" in reason:
+        return "choose an empty directory"
+    return "check the permissions, and that fusermount is installed where you are not root"
 
 
 def interrupt(threads: Iterable[int]) -> None:

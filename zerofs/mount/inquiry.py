@@ -32,7 +32,7 @@ _PLACES = {"stats": (controlplace.STATS, PATIENCE), "upgrade": (controlplace.UPG
 MOST_ANSWER = 4 << 20  # bytes
 _AT_ONCE = 16
 _NEW_SECONDS, _NEW_PAUSE = 1.0, 0.02  # a mount can be used a moment before it can be asked
-_BY_ASKING = "fuse.fuse-overlayfs"
+BY_ASKING = "fuse.fuse-overlayfs"
 
 Document = dict[str, Any]
 
@@ -63,7 +63,7 @@ def find(target: Path) -> Served:
     mount = mountinfo.top(place)
     if mount is None:
         raise UsageError(f"nothing is mounted at {place}", hint="zerofs stats lists what is")
-    if mount.fstype == _BY_ASKING:
+    if mount.fstype == BY_ASKING:
         return _find_by_asking(mount)
     flist = flist_of(mount)
     if flist is None:

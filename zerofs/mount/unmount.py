@@ -7,6 +7,7 @@ mounts are taken down by the set-user-id ``fusermount``.  Runs in the caller's t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -85,7 +86,7 @@ def clear_target(target: Path) -> None:
         if mountinfo.is_dead(mount):
             logger.warning("%s: taking down the mount of a dead process", target)
             unmount(target)
-        elif server is not None:
+        elif (server := server or server_by_asking(mount)) is not None:
             raise MountError(
                 f"{target} is busy: a flist is mounted there already by process {server}",
                 hint=f"unmount it first: zerofs umount {target}",
@@ -98,6 +99,17 @@ def server_of(mount: Mount) -> int | None:
     """The process that serves `mount`, directly or as the lower layer of an overlay."""
     flist = flist_of(mount)
     return None if flist is None else flist.server
+
+
+def server_by_asking(mount: Mount) -> int | None:
+    """The process that serves a living union by fuse-overlayfs, which does not lead to it; None for all others."""
+    from zerofs.mount import inquiry
+
+    if mount.fstype != inquiry.BY_ASKING or mountinfo.is_dead(mount):
+        return None
+    with contextlib.suppress(MountError):
+        return inquiry.find(mount.target).process
+    return None
 
 
 def flist_of(mount: Mount) -> Mount | None:
