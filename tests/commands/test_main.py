@@ -77,6 +77,14 @@ def test_usage_errors(zerofs: Zerofs, arguments: list[str]) -> None:
     zerofs(*arguments, status=2)
 
 
+@pytest.mark.parametrize("command", [["ls"], ["info", "--json"], ["cat"]])
+def test_whoever_closed_standard_output_wants_none(packed: Packed, command: list[str]) -> None:
+    script = 'exec "$@" >&-'
+    arguments = [BINARIES / "zerofs", *command, packed.flist, *(["one"] if command == ["cat"] else [])]
+    done = subprocess.run(["sh", "-c", script, "sh", *arguments], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_the_first_flist_may_be_a_url() -> None:
     url = "http://host.example//image.flist"
     assert parse_mount([url, "base.flist", "/mnt/"]).meta == (url, "base.flist")

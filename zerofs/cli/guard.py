@@ -15,9 +15,9 @@ BROKEN_PIPE = 141
 def guarded(program: str, run: Callable[[], int], *, debug: bool) -> int:
     """The exit status of `run`.  Whatever it raises becomes a line on stderr; with `debug` the traceback, too."""
     try:
+        _fill_standard_descriptors()
         status = run()
-        if sys.stdout is not None:  # which a caller may have closed
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(program, "interrupted", INTERRUPTED, debug)
     except BrokenPipeError:
@@ -32,6 +32,15 @@ def guarded(program: str, run: Callable[[], int], *, debug: bool) -> int:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(program, f"internal error: {text} (run with --debug)", ZerofsError.exit_code, debug)
     return status
+
+
+def _fill_standard_descriptors() -> None:
+    """Open the null device where the caller left 0, 1 or 2 closed, lest messages go into the cache's file."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)  # None where it was closed
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _fail(program: str, message: str, status: int, debug: bool) -> int:

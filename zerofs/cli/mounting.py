@@ -27,7 +27,6 @@ def run_mount(program: str, options: MountOptions, again: Sequence[str], *, anno
     where the mount cannot be made.
     """
     run = _runner(options, again)
-    _fill_standard_descriptors()
     if options.log is not None:
         _make_room(options.log)
     if options.daemon:
@@ -54,13 +53,6 @@ def _runner(
     from zerofs.mount.service import run
 
     return run
-
-
-def _fill_standard_descriptors() -> None:
-    """Open the null device where the caller left 0, 1 or 2 closed, lest messages go into the cache's file."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
 
 
 def _announce(line: str) -> None:

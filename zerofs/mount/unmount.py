@@ -108,7 +108,7 @@ def server_by_asking(mount: Mount) -> int | None:
     if mount.fstype != inquiry.BY_ASKING or mountinfo.is_dead(mount):
         return None
     with contextlib.suppress(MountError):
-        return inquiry.find(mount.target).process
+        return inquiry.find(Path(mount.target)).process
     return None
 
 
