@@ -71,6 +71,22 @@ def test_usage(refused: Callable[..., str], image: Image, arguments: list[str]) 
     refused(USAGE, *[str(image.flist) if word == "IMAGE" else word for word in arguments])
 
 
+@pytest.mark.parametrize("option", ["--backend", "--cache", "--log", "--meta", "MOUNTPOINT"])
+def test_a_name_that_is_empty_is_not_the_directory_here(sandbox: Sandbox, image: Image, option: str) -> None:
+    """As a shell's variable without a value leaves it: --reset would empty it, and a mount would hide it."""
+    here = sandbox.directory("here")
+    precious = write(here / "precious", "content")
+    words = ["--reset", "--meta", image.flist, "--storage-url", f"dir://{image.store}"]
+    words += (
+        ["", "--backend", sandbox.path / "be"]
+        if option == "MOUNTPOINT"
+        else [option, "", sandbox.directory("mnt")]
+    )
+    done = sandbox.run("g8ufs", *words, status=USAGE, cwd=here, timeout=30)
+    assert b"empty" in done.stderr and done.stderr.count(b"\n") == 1
+    assert precious.read_text() == "content" and os.listdir(here) == ["precious"]
+
+
 def test_no_mount_point(sandbox: Sandbox) -> None:
     assert b"MOUNTPOINT" in sandbox.run("g8ufs", status=USAGE).stderr
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from zerofs.cli import options, output
+from zerofs.cli.parser import path
 
 EPILOG = """\
 examples:
@@ -20,7 +20,7 @@ not touched; the routers of the flists follow each other, without passwords.
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("flists", metavar="FLIST", nargs="+", help="file, unpacked directory or URL")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="the flist to write")
+    parser.add_argument("-o", "--output", metavar="FILE", type=path, required=True, help="the flist to write")
     parser.add_argument(
         "--format", choices=("rocksdb", "sqlite", "fl"), help="generation (default: that of the last flist)"
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from zerofs.cli.mount_options import add_options, mount_options, normalise
 from zerofs.cli.mounting import run_mount
-from zerofs.cli.parser import Parser
+from zerofs.cli.parser import Parser, given
 from zerofs.mount.options import MountOptions
 
 _EPILOG = """\
@@ -35,7 +35,9 @@ def parse_mount(arguments: Sequence[str]) -> MountOptions:
         epilog=_EPILOG,
     )
     add_options(parser)
-    parser.add_argument("flists", metavar="FLIST", nargs="*", help="flists, the last on top; as --meta")
+    parser.add_argument(
+        "flists", metavar="FLIST", nargs="*", type=given, help="flists, the last on top; as --meta"
+    )
     args = parser.parse_args(normalise(arguments))
     places = [args.target, *args.flists]  # the last is the mount point
     args.meta += places[:-1]

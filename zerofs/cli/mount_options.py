@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from zerofs.cli.parser import given, path
 from zerofs.errors import UsageError
 from zerofs.mount.options import DEFAULT_BACKEND, DEFAULT_TIMEOUT, ENGINES, PREFETCH, MountOptions
 from zerofs.sizes import parse_size
@@ -67,6 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--meta",
         metavar="FLIST",
+        type=given,
         action="append",
         default=[],
         help="flist: a file, its unpacked directory or a URL; may appear many times, the last on top",
@@ -74,14 +76,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend",
         metavar="DIR",
-        type=Path,
+        type=path,
         help="working directory that keeps the read-write layer "
         f"(default: {DEFAULT_BACKEND}, with the read-write layer in memory)",
     )
     add(
         "--cache",
         metavar="DIR",
-        type=Path,
+        type=path,
         help="cache directory, shared by many mounts (default: BACKEND/ca)",
     )
     add(
@@ -89,12 +91,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"store of last resort, or @FILE that holds its URL; environment: {STORAGE_VARIABLE}",
     )
-    add("--local-router", metavar="FILE", type=Path, help="router.yaml that goes before those of the flists")
+    add("--local-router", metavar="FILE", type=path, help="router.yaml that goes before those of the flists")
     add("--ro", action="store_true", help="read-only: the flist itself, without a read-write layer")
     add("--reset", action="store_true", help="empty the backend before mounting")
-    add("--log", metavar="FILE", type=Path, help="log there instead of stderr")
+    add("--log", metavar="FILE", type=path, help="log there instead of stderr")
     add("--daemon", "-d", action="store_true", help="go to the background once the mount can be used")
-    add("--pid", metavar="FILE", type=Path, dest="pid_file", help="write the process id of the daemon there")
+    add("--pid", metavar="FILE", type=path, dest="pid_file", help="write the process id of the daemon there")
     add("--debug", action="store_true", help="log more, and show tracebacks")
     add("--engine", choices=ENGINES, default="auto", help="FUSE engine (default: auto)")
     add(
@@ -148,7 +150,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="mount options: suid, dev, …; the options above work here too, as in fstab",
     )
     add("--timings", action="store_true", help="say where the time until the mount went")
-    add("target", metavar="MOUNTPOINT", help="directory to mount at")
+    add("target", metavar="MOUNTPOINT", type=given, help="directory to mount at")
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.cli import output
+from zerofs.cli.parser import path
 from zerofs.errors import CacheError, UsageError
 from zerofs.sizes import parse_size
 from zerofs.store.given import STORAGE_VARIABLE, last_resort, urls_in
@@ -38,7 +39,7 @@ def add_flist_options(parser: argparse.ArgumentParser) -> None:
     """For a command that reads a flist."""
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="keep the compiled index there, as a mount with --cache does",
     )
@@ -62,7 +63,7 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
         help=f"last-resort store, or @FILE that holds its URL; environment: {STORAGE_VARIABLE}",
     )
     parser.add_argument(
-        "--local-router", type=Path, metavar="FILE", help="router.yaml laid over that of the flist"
+        "--local-router", type=path, metavar="FILE", help="router.yaml laid over that of the flist"
     )
     parser.add_argument(
         "--allow-unverified", action="store_true", help="take chunks that nothing can be checked against"
@@ -186,7 +187,7 @@ def _opened_cache(directory: Path) -> ChunkCache:
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """For a command about a cache that is there."""
-    parser.add_argument("--cache", type=Path, metavar="DIR", required=True, help="the cache directory")
+    parser.add_argument("--cache", type=path, metavar="DIR", required=True, help="the cache directory")
 
 
 def existing_cache(directory: Path) -> ChunkCache:

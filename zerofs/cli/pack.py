@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerofs.cli import options, output
+from zerofs.cli.parser import given, path
 
 if TYPE_CHECKING:
     from zerofs.pack.losses import Losses
@@ -37,9 +38,9 @@ capabilities, access control lists, holes of sparse files, fractions of seconds.
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
-        "source", metavar="SOURCE", help="directory, tar (also gzip, bzip2, xz), or - for stdin"
+        "source", metavar="SOURCE", type=given, help="directory, tar (also gzip, bzip2, xz), or - for stdin"
     )
-    parser.add_argument("flist", metavar="FLIST", type=Path, help="the file to write")
+    parser.add_argument("flist", metavar="FLIST", type=path, help="the file to write")
     parser.add_argument("--format", choices=FORMATS, default="rocksdb", help="generation (default rocksdb)")
     parser.add_argument(
         "--store",

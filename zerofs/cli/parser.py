@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from zerofs.errors import UsageError
+
+
+def given(text: str) -> str:
+    """A name on the command line.  An empty one, which a variable without a value leaves, would mean this directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """The same as a path."""
+    return Path(given(text))
 
 
 class Parser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerofs.cli import options, output
-from zerofs.cli.parser import Parser
+from zerofs.cli.parser import Parser, path
 from zerofs.errors import ProfileError, UsageError, ZerofsError
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_output(export)
     take = action("import", "merge profiles into those of a cache")
     _add_flist(take)
-    take.add_argument("profiles", metavar="PROFILE", nargs="+", type=Path)
+    take.add_argument("profiles", metavar="PROFILE", nargs="+", type=path)
     merge = action("merge", "make one profile of several of the same flist")
-    merge.add_argument("profiles", metavar="PROFILE", nargs="+", type=Path)
+    merge.add_argument("profiles", metavar="PROFILE", nargs="+", type=path)
     _add_output(merge)
     add = action("add", "ship a profile in the archive of a flist")
     add.add_argument("flist", metavar="FLIST", help="the flist's archive")
-    add.add_argument("profiles", metavar="PROFILE", nargs=1, type=Path)
-    add.add_argument("-o", "--output", metavar="FILE", type=Path, help="the flist to write (default: FLIST)")
+    add.add_argument("profiles", metavar="PROFILE", nargs=1, type=path)
+    add.add_argument("-o", "--output", metavar="FILE", type=path, help="the flist to write (default: FLIST)")
     options.add_flist_options(add)
     options.add_json(add)
 
@@ -66,7 +66,7 @@ def _add_flist(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="the profile to write"
+        "-o", "--output", metavar="FILE", type=path, required=True, help="the profile to write"
     )
     options.add_json(parser)
 

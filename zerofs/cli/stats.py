@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from zerofs.cli import figures, options, output
 from zerofs.cli.change import Change, Look
+from zerofs.cli.parser import path
 from zerofs.mount import inquiry
 
 EPILOG = """\
@@ -22,7 +22,7 @@ explains every counter.  A mount is asked as the user who made it, or as root.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("target", metavar="MOUNTPOINT", nargs="?", type=Path)
+    parser.add_argument("target", metavar="MOUNTPOINT", nargs="?", type=path)
     options.add_json(parser)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.cli import options, output
-from zerofs.cli.parser import Parser
+from zerofs.cli.parser import Parser, path
 from zerofs.store.given import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to", action="append", metavar="[RANGE=]URL", help="where they go; may appear many times"
     )
     copy.add_argument(
-        "--local-router", type=Path, metavar="FILE", help="router.yaml laid over that of the flist"
+        "--local-router", type=path, metavar="FILE", help="router.yaml laid over that of the flist"
     )
     copy.add_argument(
         "--no-verify", action="store_true", help="copy what the source gives, without decoding it"

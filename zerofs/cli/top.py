@@ -13,6 +13,7 @@ from pathlib import Path
 from zerofs.cli import figures, options, output
 from zerofs.cli.change import Look
 from zerofs.cli.output import shown
+from zerofs.cli.parser import path
 from zerofs.cli.screen import Screen
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import inquiry
@@ -30,7 +31,7 @@ Keys: q ends it, any other draws the page at once.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("target", metavar="MOUNTPOINT", nargs="?", type=Path)
+    parser.add_argument("target", metavar="MOUNTPOINT", nargs="?", type=path)
     parser.add_argument(
         "--interval",
         type=options.positive_number,

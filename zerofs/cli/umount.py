@@ -8,6 +8,7 @@ import select
 import sys
 from pathlib import Path
 
+from zerofs.cli.parser import path
 from zerofs.errors import MountError, UsageError
 from zerofs.mount import mountinfo
 from zerofs.mount.aftermath import clear_below
@@ -23,7 +24,7 @@ _END_SECONDS = 10.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("targets", metavar="MOUNTPOINT", nargs="+", type=Path)
+    parser.add_argument("targets", metavar="MOUNTPOINT", nargs="+", type=path)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.cli import options, output
+from zerofs.cli.parser import path
 
 if TYPE_CHECKING:
     from zerofs.pack.losses import Count
@@ -25,7 +26,7 @@ Nothing is written outside of DIRECTORY, and a run that fails leaves it empty if
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
-    parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="where to; made if it is missing")
+    parser.add_argument("directory", metavar="DIRECTORY", type=path, help="where to; made if it is missing")
     parser.add_argument("--force", action="store_true", help="write into a directory that is not empty")
     options.add_flist_options(parser)
     options.add_storage_options(parser)

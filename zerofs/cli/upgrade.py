@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from zerofs.cli import options, output
+from zerofs.cli.parser import path
 from zerofs.mount import inquiry
 
 EPILOG = """\
@@ -22,7 +22,7 @@ process cannot take over, the old one goes on serving, and the exit status is 5.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("target", metavar="MOUNTPOINT", type=Path)
+    parser.add_argument("target", metavar="MOUNTPOINT", type=path)
     options.add_json(parser)
 
 

@@ -175,7 +175,12 @@ def _read_pid(path: Path) -> int | None:
 
 
 def _check_pid_file(path: Path) -> None:
-    """Raise DaemonError where `path` names a living mount; a stale file is written over."""
+    """Raise DaemonError where `path` names a living mount, or has no place; a stale file is written over."""
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise DaemonError(
+            f"cannot write the pid file {path}: its directory is missing, or not to be written to",
+            hint="choose another file with --pid",
+        )
     process = _read_pid(path)
     if process is not None and process != os.getpid() and _is_ours(process):
         raise DaemonError(

@@ -18,7 +18,8 @@ def last_resort(given: str | None) -> str | None:
 
     Raises UsageError where the file holds several, StoreConfigError where it cannot be read.
     """
-    given = given or os.environ.get(STORAGE_VARIABLE)
+    if given is None:
+        given = os.environ.get(STORAGE_VARIABLE) or None
     if given is None or not given.startswith("@"):
         return given
     urls = urls_in(Path(given[1:]))
