@@ -64,7 +64,7 @@ def test_every_scheme(text: str, expected: StoreUrl) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no store URL"),
+        ("", "is empty"),
         ("hub.gig.tech:16379", "no store URL"),
         ("/var/chunks", "no store URL"),
         ("ftp://a", "unknown scheme ftp://"),

@@ -97,6 +97,8 @@ class StoreUrl(NamedTuple):
 
 def parse_store_url(text: str) -> StoreUrl:
     """Read a store URL.  Raises StoreConfigError, whose message never shows the user part."""
+    if not text:
+        raise StoreConfigError("the URL of a store is empty")
     shown = redact(text)
     if _CONTROL.search(text):
         raise StoreConfigError(
