@@ -125,9 +125,9 @@ def test_an_aborted_connection_is_an_ordinary_end(
     control = sandbox.directory("control")
     subprocess.run(["mount", "-t", "fusectl", "control", control], check=True)
     try:
-        for options in ([], ["--backend", str(sandbox.path / "backend")]):
-            mount = mounted(image, *options)
-            below = mount.target if not options else sandbox.path / "backend/ro"
+        for options in (["--ro"], []):
+            mount = mounted(image, *options, "--backend", sandbox.path / "backend")
+            below = mount.target if options else sandbox.path / "backend/ro"
             held = os.open(below / "f3", os.O_RDONLY)
             reader = threading.Thread(target=_read_until_it_is_gone, args=([held], 1))
             reader.start()
