@@ -17,6 +17,7 @@ from zerofs.bench.soak.mounted import Mounted
 from zerofs.bench.soak.stores import Replica, Stores
 
 Undo = Callable[[], object]
+ROT = "SIGKILL and rot"
 _ROTTEN = 40  # places of the cache's file that rot at a time
 
 
@@ -95,15 +96,11 @@ def _fill_disk(world: World) -> Undo:
 
 def _kill(world: World) -> None:
     world.mounted.kill()
-    if not world.mounted.supervised:
-        world.mounted.start()
 
 
 def _kill_and_rot(world: World) -> None:
     """What the disk holds changes while nobody has it mapped: in memory a mount may trust what it has checked."""
-    world.mounted.kill()
-    rot(world.cache / "data.mdb", world.chance)
-    world.mounted.start()
+    world.mounted.kill(lambda: rot(world.cache / "data.mdb", world.chance))
 
 
 def rot(path: Path, chance: random.Random) -> None:
@@ -128,6 +125,6 @@ FAULTS: dict[str, Kind] = {
     "store restart": Kind(_restart),
     "full disk": Kind(_fill_disk, lambda world: world.disk is not None),
     "SIGKILL": Kind(_kill),
-    "SIGKILL and rot": Kind(_kill_and_rot, lambda world: not world.mounted.supervised),
+    ROT: Kind(_kill_and_rot),
     "takeover": Kind(_upgrade, lambda world: world.mounted.supervised),
 }

@@ -1,4 +1,8 @@
-"""The mount that a soak reads: started, killed, started again, and never lost by itself."""
+"""The mount that a soak reads: started, killed, served again, and never lost by itself.
+
+A supervised mount stays in place when its server is killed; without a supervisor it is dead until it is
+mounted anew.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from zerofs.bench.subjects import READY, program
@@ -16,6 +20,7 @@ from zerofs.mount.unmount import unmount
 
 START_PATIENCE = 30.0  # seconds until a start counts as failed
 _END_PATIENCE = 30.0
+_SERVICE = 0.6  # seconds between two deaths: five in a row, none after half a second of service, end a supervised mount
 
 
 def supervision() -> bool:
@@ -25,10 +30,7 @@ def supervision() -> bool:
 
 
 class Mounted:
-    """A mount command in the foreground, and the process that serves.
-
-    Supervised, `kill` leaves the mount in place, and a successor serves it; else the mount is dead until `start`.
-    """
+    """A mount command in the foreground, and the process that serves."""
 
     def __init__(self, workdir: Path, options: Sequence[str | os.PathLike[str]], *, supervised: bool) -> None:
         self.target = workdir / "mnt"
@@ -36,12 +38,15 @@ class Mounted:
         self.log = workdir / "mount.log"
         self.supervised = supervised
         self.lost = 0  # ends that nobody asked for, and starts that failed
-        self.starts: list[float] = []  # seconds from the command to `mount starts`
+        self.starts: list[
+            float
+        ] = []  # seconds from the command, or the death of a server, until the mount serves
+        self._served = 0.0  # time.monotonic(): since when
         self._command = [_program("g8ufs"), "--ro", *options, *(["--supervised"] if supervised else [])]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> float:
-        """Mount; returns after how many seconds it could be used.  Raises MountError."""
+    def start(self) -> None:
+        """Mount, and wait until that can be used.  Raises MountError."""
         command = ["setpriv", "--pdeathsig", "TERM", "--", *self._command, self.target]
         started = time.monotonic()
         with self.log.open("ab") as log:
@@ -56,23 +61,53 @@ class Mounted:
             self.lost += 1
             self._end(signal.SIGKILL)
             raise MountError(f"the mount did not start: {self.last_words()}", hint="")
-        self.starts.append(time.monotonic() - started)
-        return self.starts[-1]
+        self._serves(started)
 
     def is_up(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def kill(self) -> None:
-        """SIGKILL whoever serves."""
+    def kill(self, meanwhile: Callable[[], object] | None = None) -> None:
+        """SIGKILL whoever serves, and wait until somebody serves again; `meanwhile` is done while nobody does.
+
+        Raises MountError where nobody will.
+        """
         if self.supervised:
-            for server in self.servers():
-                os.kill(server, signal.SIGKILL)
+            time.sleep(max(0.0, self._served + _SERVICE - time.monotonic()))
+            self._serves(self._kill_servers(meanwhile))
         else:
             self._end(signal.SIGKILL)
+            if meanwhile is not None:
+                meanwhile()
+            self.start()
+
+    def _kill_servers(self, meanwhile: Callable[[], object] | None) -> float:
+        """Returns at what time nothing kept a successor from being started, when there is one that serves."""
+        assert self._process is not None
+        if meanwhile is not None:  # the supervisor would start the next one at once
+            self._process.send_signal(signal.SIGSTOP)
+        killed = time.monotonic()
+        for server in self.servers():
+            _kill(server)
+        if meanwhile is not None:
+            meanwhile()
+            killed = time.monotonic()
+            self._process.send_signal(signal.SIGCONT)
+        try:  # statfs is answered by whoever serves, never by the kernel; a process of its own may hang
+            subprocess.run(
+                ["stat", "-f", self.target], stdout=subprocess.DEVNULL, check=True, timeout=START_PATIENCE
+            )
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            self.lost += 1
+            raise MountError(f"nobody serves any more: {self.last_words()}", hint="") from None
+        return killed
+
+    def _serves(self, since: float) -> None:
+        self._served = time.monotonic()
+        self.starts.append(self._served - since)
 
     def upgrade(self) -> None:
         """Hand the mount to another process on purpose."""
-        done = subprocess.run([_program("zerofs"), "upgrade", self.target], capture_output=True, check=False)
+        done = subprocess.run([zerofs_program(), "upgrade", self.target], capture_output=True, check=False)
         if done.returncode:
             self.lost += 1
 
@@ -113,6 +148,28 @@ class Mounted:
         if process.stdout is not None:
             process.stdout.close()
         return status
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL, and wait until it is dead; it may be nobody's child here."""
+    try:
+        end = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(end, signal.SIGKILL)
+        with selectors.DefaultSelector() as selector:
+            selector.register(end, selectors.EVENT_READ)
+            selector.select(_END_PATIENCE)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(end)
+
+
+def zerofs_program() -> str:
+    """The command of this environment."""
+    return _program("zerofs")
 
 
 def _program(name: str) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from zerofs.bench.soak.cache import UNSEEN, Watched
 from zerofs.bench.soak.reader import Readings
 
 START_BOUND = 0.5  # seconds from the command to a mount that serves, after a kill
@@ -33,9 +34,12 @@ class Outcome:
     hangs: int = 0  # operations beyond the deadline
     longest: float = 0.0
     lost: int = 0  # mounts that ended by themselves, or did not start
-    starts: list[float] = field(default_factory=list)  # after a kill, until the mount serves
+    starts: list[float] = field(default_factory=list)  # after a kill, until the mount serves again
     checks: int = 0  # comparisons of the whole tree, each with another after it had healed
-    cache_damage: list[str] = field(default_factory=list)  # what `zerofs fsck` found at the end
+    cache: Watched = UNSEEN
+    proofs: int = 0  # of the cache, by `zerofs fsck`
+    cache_damage: list[str] = field(default_factory=list)  # what those found
+    rotten: int = 0  # entries that flipped bits had left damaged at the end, and that fsck dropped
     warnings: dict[str, int] = field(default_factory=dict)  # lines of the log of the mount, by level
 
     def add(self, readings: Readings, allowed: Sequence[str]) -> None:
@@ -57,13 +61,20 @@ class Outcome:
     @property
     def failed(self) -> bool:
         """Whether anything is not as it must be."""
-        return bool(self.wrong or self.hangs or self.lost or self.unexpected or self.cache_damage)
+        return bool(
+            self.wrong or self.hangs or self.lost or self.unexpected or self.cache_damage or self.cache.beyond
+        )
 
     def slow_starts(self) -> int:
         return sum(seconds > START_BOUND for seconds in self.starts)
 
     def as_dict(self) -> dict[str, object]:
-        return {**asdict(self), "slow_starts": self.slow_starts(), "failed": self.failed}
+        return {
+            **asdict(self),
+            "cache": self.cache._asdict(),
+            "slow_starts": self.slow_starts(),
+            "failed": self.failed,
+        }
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -92,7 +103,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def _rows(outcome: Outcome) -> Mapping[str, str]:
-    starts = outcome.starts
+    starts, cache = outcome.starts, outcome.cache
     return {
         "seed": str(outcome.seed),
         "engine": outcome.engine + (", supervised" if outcome.supervised else ""),
@@ -106,9 +117,14 @@ def _rows(outcome: Outcome) -> Mapping[str, str]:
         f"longest wait {outcome.longest:.2f} s)",
         "mounts lost": str(outcome.lost),
         "whole tree compared": f"{outcome.checks} times",
-        "starts": f"{len(starts)}: median {quantile(starts, 0.5):.3f} s, 95 % {quantile(starts, 0.95):.3f} s, "
+        "served again after a kill": f"{len(starts)} times: median {quantile(starts, 0.5):.3f} s, "
+        f"95 % {quantile(starts, 0.95):.3f} s, "
         f"longest {max(starts, default=0):.3f} s, over {START_BOUND:g} s: {outcome.slow_starts()}",
-        "damage found in the cache": str(len(outcome.cache_damage)),
+        "cache": f"at most {cache.file / 2**20:.2f} MiB of file and {cache.used / 2**20:.2f} MiB in use, of "
+        f"{cache.bound / 2**20:.2f} MiB; over the bound: {cache.beyond}",
+        "evicted": f"{cache.evicted:,} entries, at least",
+        "fsck of the cache": f"{outcome.proofs} times: {len(outcome.cache_damage)} damaged"
+        + (f", beside {outcome.rotten} that had rotted" if outcome.rotten else ""),
         "log of the mount": _counted(outcome.warnings),
         "cannot be had here": ", ".join(outcome.skipped) or "nothing",
     }

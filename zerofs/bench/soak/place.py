@@ -15,8 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from zerofs.bench.soak.cache import CacheWatch, fsck
 from zerofs.bench.soak.disk import SmallDisk
-from zerofs.bench.soak.faults import World
+from zerofs.bench.soak.faults import ROT, World
 from zerofs.bench.soak.mounted import Mounted, supervision
 from zerofs.bench.soak.outcome import Outcome
 from zerofs.bench.soak.reader import NOT_MOUNTED, Readings
@@ -70,6 +71,7 @@ class Place:
             self._readers: list[subprocess.Popen[bytes]] = []
             stack.callback(self._end_readers)
             mounted.start()
+            mounted.starts.clear()  # the first one compiles the flist
             self._closing = stack.pop_all()
 
     @property
@@ -77,7 +79,8 @@ class Place:
         return self.world.mounted
 
     def start_readers(self) -> None:
-        """Readers until `stop_readers`."""
+        """Readers until `stop_readers`; they read when this returns."""
+        begun = len(self._readers)
         for _ in range(self.settings.readers):
             words = [
                 self.mounted.target,
@@ -87,6 +90,9 @@ class Place:
             ]
             command = [sys.executable, "-m", "zerofs.bench.soak.reader", *map(str, words)]
             self._readers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE))
+        for reader in self._readers[begun:]:
+            assert reader.stdout is not None
+            reader.stdout.readline()
 
     def stop_readers(self) -> None:
         """Count what they saw."""
@@ -114,6 +120,19 @@ class Place:
                 self.outcome.found_wrong([f"not readable at the end: {error}"])
             self.outcome.checks += 1
             return
+
+    def watch_cache(self) -> CacheWatch:
+        """Begin to look at the cache."""
+        watch = CacheWatch(self.world.cache, self.mounted.target)
+        watch.begin()
+        return watch
+
+    def prove_cache(self) -> None:
+        """Have `zerofs fsck` read all of the cache; where it had rotted, what that left is dropped first."""
+        if self.outcome.faults.get(ROT):
+            self.outcome.rotten += len(fsck(self.world.cache, repair=True))
+        self.outcome.cache_damage += fsck(self.world.cache)
+        self.outcome.proofs += 1
 
     def finish(self) -> Outcome:
         """Unmount, look over what is left, and give the counts."""
@@ -145,7 +164,7 @@ class Place:
 
 def _options(settings: Settings, stores: Stores, cache: Path) -> list[str | os.PathLike[str]]:
     return [
-        *("--engine", settings.engine, "--timeout", f"{settings.timeout:g}"),
+        *("--engine", settings.engine, "--timeout", f"{settings.timeout:g}", "--timings"),
         *("--cache", cache, "--cache-size", str(settings.cache_size)),
         *("--local-router", stores.router, "--meta", stores.flist),
     ]

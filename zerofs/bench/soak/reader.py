@@ -1,7 +1,7 @@
 """Reads a mount without a pause and compares what it gets with the tree that was packed.
 
 A program of its own, ``python -m zerofs.bench.soak.reader MOUNT SOURCE SEED LIMIT``, so that a file system that hangs
-hangs nobody else.  SIGTERM ends it; it prints one line of JSON (`Readings`) then.
+hangs nobody else.  It prints a line when it begins; SIGTERM ends it, and it prints one of JSON (`Readings`) then.
 
 Threads: one walks, one reads files from front to back, two read anywhere, one of them around the page cache.  Each
 pass works from an open descriptor of the mount's root: where the mount is replaced under it, it fails and the next
@@ -214,6 +214,7 @@ def main(argv: list[str]) -> None:
     root, source, seed, limit = argv
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    print(flush=True)
     readings = Reader(Path(root), Path(source), int(seed), float(limit)).run(ended.wait)
     print(json.dumps(readings._asdict()), flush=True)
     os._exit(0)
