@@ -9,9 +9,11 @@ import sys
 import pytest
 
 from tests.support.mounts import mounts_below
+from zerofs.bench.soak.cache import Watched, fsck
 from zerofs.bench.soak.outcome import Outcome
 from zerofs.bench.soak.reader import Readings
 from zerofs.bench.soak.tree import differences, make_tree
+from zerofs.cache.lmdb import ChunkCache
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 QUIET = Readings(1, 1, 1, {}, [], 0, 0, 0, 0.1)
@@ -27,6 +29,8 @@ def test_a_short_soak(tmp_path):
     assert done.returncode == 0, done
     outcome = json.loads(done.stdout)
     assert sum(outcome["faults"].values()) >= 3 and outcome["operations"] and outcome["checks"] == 1
+    assert outcome["cache"]["bound"] == 2 << 20 >= outcome["cache"]["file"] > 0
+    assert outcome["proofs"] == 1 and outcome["cache_damage"] == []
     assert mounts_below(tmp_path) == [] and list(tmp_path.iterdir()) == []
 
 
@@ -40,6 +44,29 @@ def test_what_fails_it(seen):
     assert not outcome.failed
     outcome.add(QUIET._replace(**seen), ["EIO"])
     assert outcome.failed
+
+
+def test_a_cache_beyond_its_bound_or_damaged_fails_it():
+    for more in (
+        {"cache": Watched(bound=8, file=9, used=8, evicted=0)},
+        {"cache": Watched(bound=8, file=8, used=9, evicted=0)},
+        {"cache_damage": ["00: damaged"]},
+    ):
+        assert Outcome(1, "fast", False, 5.0, **more).failed
+    assert not Outcome(1, "fast", False, 5.0, cache=Watched(bound=8, file=8, used=8, evicted=1)).failed
+
+
+def test_fsck_tells_of_what_has_rotted(tmp_path):
+    name, plain = b"\0unknown", bytes(range(256)) * 64
+    with ChunkCache(tmp_path, size_limit=4 << 20) as cache:
+        cache.put_many([(name, plain)])
+    assert fsck(tmp_path) == []
+    data = (tmp_path / "data.mdb").read_bytes()
+    at = data.index(plain)
+    (tmp_path / "data.mdb").write_bytes(data[:at] + b"?" + data[at + 1 :])
+    assert fsck(tmp_path) == [f"{name.hex()}: damaged"]
+    assert fsck(tmp_path, repair=True) == [f"{name.hex()}: damaged"]
+    assert fsck(tmp_path) == []
 
 
 def test_trees_that_differ(tmp_path):

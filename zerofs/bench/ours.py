@@ -85,6 +85,10 @@ class Zerofs(_Flist):
     def mount(self) -> None:
         self._mount("--ro")
 
+    def mount_bounded(self, cache_size: int) -> None:
+        """With a cache of so many bytes."""
+        self._mount("--ro", "--cache-size", str(cache_size))
+
     def mount_union(self) -> None:
         """With the read-write layer on top: the usual call of a container host."""
         self._mount("--reset", "--backend", self.workdir / "backend")

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from zerofs.bench import host
+from zerofs.bench import costs, host
 from zerofs.bench.million import ENTRIES, QUICK_ENTRIES, Million
 from zerofs.bench.ours import DoNothing, Zerofs
 from zerofs.bench.subjects import Plain, Subject
@@ -284,6 +284,25 @@ SCENARIOS = (
     _ours_alone("million-peak", "memory of who compiles it", _million_peak, "MiB"),
     _ours_alone("million-map", "the same mapped and checked", _million_mapped),
     _ours_alone("million-memory", "own memory after find -ls over it", _million_served, "MiB"),
+    Scenario(
+        "evict",
+        "large file fetched through a cache of a quarter of it, time over that without eviction",
+        costs.eviction,
+        "file",
+        "ratio",
+        takes=_ours,
+        suite=FETCH,
+    ),
+    Scenario(
+        "verify",
+        "cached large file read by a new mount, time over that without checksums",
+        costs.verification,
+        "file",
+        "ratio",
+        takes=_ours,
+        drops=False,
+        suite=FETCH,
+    ),
     Scenario(
         *("memory-fetch", "own memory after fetching the image", _memory_fetched, "image", "MiB"),
         takes=_with_memory,

@@ -51,7 +51,7 @@ class Load:
         self._directory = workdir / f"load-{corpus.name}"
         self._lists = make_lists(corpus.directory, self._directory)
         large = corpus.directory / LARGE
-        self._large_size = large.stat().st_size if large.is_file() else 0
+        self.large_size = large.stat().st_size if large.is_file() else 0
         self._nothing = self._directory / "nothing"
         self._nothing.mkdir()
 
@@ -107,12 +107,12 @@ class Load:
 
     def _read_large(self, root: Path, block: int, threads: int) -> Done:
         done = self._help("seq", root / LARGE, block, threads)
-        _expect(done, done.size, self._large_size, "bytes")
+        _expect(done, done.size, self.large_size, "bytes")
         return done
 
     def random(self, root: Path) -> float:
         """4 KiB at a time at random places of the large file, the same places every time."""
-        count = min(RANDOM_READS, self._large_size // PAGE)
+        count = min(RANDOM_READS, self.large_size // PAGE)
         done = self._help("random", root / LARGE, count)
         return _expect(done, done.size, count * PAGE, "bytes")
 

@@ -60,6 +60,7 @@ class CacheWatch:
         """Stop looking; what was seen."""
         self._stop.set()
         self._thread.join()
+        self._ask()
         return Watched(self._bound, self._file, self._used, sum(self._evicted.values()))
 
     def _work(self) -> None:

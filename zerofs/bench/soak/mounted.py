@@ -51,7 +51,7 @@ class Mounted:
         started = time.monotonic()
         with self.log.open("ab") as log:
             process = self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, process_group=0
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
