@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerofs.bench.soak.mounted import zerofs_program
-from zerofs.errors import MountError
+from zerofs.errors import ZerofsError
 from zerofs.mount import inquiry
 
 LOOK = 0.01  # seconds between looks at the file
@@ -75,7 +75,7 @@ class CacheWatch:
     def _ask(self) -> None:
         try:
             said = inquiry.ask(inquiry.find(self._target))
-        except (MountError, OSError):  # nobody serves at this moment
+        except (ZerofsError, OSError):  # nobody serves at this moment
             return
         cache = said["cache"]
         self._bound = max(self._bound, cache["size_limit"])

@@ -104,7 +104,9 @@ def _kill_and_rot(world: World) -> None:
 
 
 def rot(path: Path, chance: random.Random) -> None:
-    """Flip bits of a file here and there."""
+    """Flip bits of a file here and there, where it exists: on a full disk there may be none for a while."""
+    if not path.exists():
+        return
     with path.open("r+b") as file:
         size = file.seek(0, 2)
         for _ in range(_ROTTEN if size else 0):
@@ -119,6 +121,10 @@ def _upgrade(world: World) -> None:
     world.mounted.upgrade()
 
 
+def _kill_in_takeover(world: World) -> None:
+    world.mounted.kill_in_takeover(world.chance.uniform(0, 0.4))
+
+
 FAULTS: dict[str, Kind] = {
     **{name: _spoil(fault) for name, fault in SPOILING.items()},
     "wrong answer": Kind(_lie),
@@ -127,4 +133,5 @@ FAULTS: dict[str, Kind] = {
     "SIGKILL": Kind(_kill),
     ROT: Kind(_kill_and_rot),
     "takeover": Kind(_upgrade, lambda world: world.mounted.supervised),
+    "SIGKILL in a takeover": Kind(_kill_in_takeover, lambda world: world.mounted.supervised),
 }

@@ -43,6 +43,7 @@ class Mounted:
         ] = []  # seconds from the command, or the death of a server, until the mount serves
         self._served = 0.0  # time.monotonic(): since when
         self._command = [_program("g8ufs"), "--ro", *options, *(["--supervised"] if supervised else [])]
+        self._upgrade = [zerofs_program(), "upgrade", os.fspath(self.target)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -72,13 +73,23 @@ class Mounted:
         Raises MountError where nobody will.
         """
         if self.supervised:
-            time.sleep(max(0.0, self._served + _SERVICE - time.monotonic()))
+            self._await_service()
             self._serves(self._kill_servers(meanwhile))
         else:
             self._end(signal.SIGKILL)
             if meanwhile is not None:
                 meanwhile()
             self.start()
+
+    def kill_in_takeover(self, after: float) -> None:
+        """SIGKILL old and new so many seconds after another process was asked for, with whatever success."""
+        self._await_service()
+        with subprocess.Popen(self._upgrade, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            time.sleep(after)
+            self._serves(self._kill_servers(None))
+
+    def _await_service(self) -> None:
+        time.sleep(max(0.0, self._served + _SERVICE - time.monotonic()))
 
     def _kill_servers(self, meanwhile: Callable[[], object] | None) -> float:
         """Returns at what time nothing kept a successor from being started, when there is one that serves."""
@@ -89,9 +100,11 @@ class Mounted:
         for server in self.servers():
             _kill(server)
         if meanwhile is not None:
-            meanwhile()
-            killed = time.monotonic()
-            self._process.send_signal(signal.SIGCONT)
+            try:
+                meanwhile()
+            finally:
+                killed = time.monotonic()
+                self._process.send_signal(signal.SIGCONT)
         try:  # statfs is answered by whoever serves, never by the kernel; a process of its own may hang
             subprocess.run(
                 ["stat", "-f", self.target], stdout=subprocess.DEVNULL, check=True, timeout=START_PATIENCE
@@ -107,8 +120,7 @@ class Mounted:
 
     def upgrade(self) -> None:
         """Hand the mount to another process on purpose."""
-        done = subprocess.run([zerofs_program(), "upgrade", self.target], capture_output=True, check=False)
-        if done.returncode:
+        if subprocess.run(self._upgrade, capture_output=True, check=False).returncode:
             self.lost += 1
 
     def ensure(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import random
 import time
@@ -12,6 +13,7 @@ from zerofs.bench.soak.faults import FAULTS, Undo
 from zerofs.bench.soak.outcome import Outcome
 from zerofs.bench.soak.place import Place, Settings, make_stores
 from zerofs.bench.soak.stores import Stores
+from zerofs.errors import MountError
 
 Report = Callable[[str], None]
 BEAT = 1.0  # seconds between faults
@@ -32,7 +34,10 @@ def soak(workdir: Path, settings: Settings, minutes: float, report: Report) -> O
         number = 0
         while time.monotonic() < began + minutes * 60:
             name = place.world.chance.choice(possible)
-            if (undo := FAULTS[name].strike(world)) is not None:
+            undo = None
+            with contextlib.suppress(MountError):  # which is counted where it is raised
+                undo = FAULTS[name].strike(world)
+            if undo is not None:
                 stays = place.world.chance.uniform(_SHORTEST, _LONGEST)
                 heapq.heappush(pending, (time.monotonic() + stays, number, undo))
             outcome.faults[name] += 1
@@ -78,12 +83,14 @@ def kills(workdir: Path, settings: Settings, count: int, report: Report) -> Outc
         place.start_readers()
         for number in range(1, count + 1):
             time.sleep(place.world.chance.uniform(0.1, 0.9))
-            mounted.kill()
+            with contextlib.suppress(MountError):  # which is counted where it is raised
+                mounted.kill()
             outcome.faults["SIGKILL"] += 1
             mounted.ensure()
             place.check()
             place.prove_cache()
-            report(f"{number} of {count} kills; the mount served again after {mounted.starts[-1]:.3f} s")
+            last = mounted.starts[-1] if mounted.starts else 0.0
+            report(f"{number} of {count} kills; the mount served again after {last:.3f} s")
         outcome.duration = time.monotonic() - began
         place.stop_readers()
         outcome.cache = watch.end()
