@@ -1,11 +1,12 @@
 """What reliability costs: the same work with and without, one sample of the ratio of both.
 
-Role: two scenarios of `scenarios`.  They take the subject `Zerofs`, and mount it in ways of their own.
+Role: three scenarios of `scenarios`.  They take the subject `Zerofs`, and mount it in ways of their own.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from zerofs.bench import host
 from zerofs.bench.ours import Zerofs
@@ -39,12 +40,22 @@ def _fetched(subject: Zerofs, load: Load, cache_size: int) -> float:
 def verification(subject: Subject, load: Load) -> float:
     """How many times the time of a new mount that does not check the cached large file one takes that does.
 
-    The cache's file is in memory: with a disk below, less of the time would go to the checksums.
+    The cache's file is in memory.
     """
+    return _checked_against_unchecked(subject, load, prepare=lambda: None)
+
+
+def verification_cold(subject: Subject, load: Load) -> float:
+    """The same from the disk."""
+    return _checked_against_unchecked(subject, load, prepare=host.drop_caches)
+
+
+def _checked_against_unchecked(subject: Subject, load: Load, prepare: Callable[[], None]) -> float:
     assert isinstance(subject, Zerofs)
     subject.fill()
     seconds = {CHECKED: 0.0, UNCHECKED: 0.0}
     for checks in (CHECKED, UNCHECKED, UNCHECKED, CHECKED):
+        prepare()
         seconds[checks] += _read(subject, load, checks)
     return seconds[CHECKED] / seconds[UNCHECKED]
 
@@ -53,6 +64,7 @@ def _read(subject: Zerofs, load: Load, checks: str) -> float:
     words = (checks, subject.cache, subject.flist, subject.target)
     subject.start(sys.executable, "-m", "zerofs.bench.unverified", *words)
     try:
+        load.rehearse()
         return load.sequential(subject.tree)
     finally:
         subject.unmount()

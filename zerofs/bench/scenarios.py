@@ -304,6 +304,15 @@ SCENARIOS = (
         suite=FETCH,
     ),
     Scenario(
+        "verify-cold",
+        "the same from the disk",
+        costs.verification_cold,
+        "file",
+        "ratio",
+        takes=_ours,
+        suite=FETCH,
+    ),
+    Scenario(
         *("memory-fetch", "own memory after fetching the image", _memory_fetched, "image", "MiB"),
         takes=_with_memory,
         drops=False,
