@@ -118,10 +118,19 @@ def serve(index: Index, cache: object, mountpoint: Path, name: str) -> None:
             signal.signal(number, lambda *_: engine.unmount())
         engine.start()
         os.write(1, READY)
-        os.eventfd_read(engine.ended)
+        _await(engine.ended)
     finally:
         engine.unmount()
         engine.close()
+
+
+def _await(event: int) -> None:
+    while True:
+        try:
+            os.eventfd_read(event)
+        except InterruptedError:  # by the signal that ends it
+            continue
+        return
 
 
 def _run(state: Path, flist: str, mountpoint: Path) -> int:
