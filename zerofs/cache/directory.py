@@ -60,6 +60,7 @@ class CacheDirectory:
         self.state = path / "flists"
         self._users_file = path / "users.lock"
         self._users_fd = -1
+        self.was_left = False  # by users of whom the last one did not say goodbye; known by who was alone
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.stat()
@@ -101,6 +102,7 @@ class CacheDirectory:
             if alone:
                 if known is not None and known.boot != ours.boot:
                     self.set_aside("the host went down while it was in use")
+                self.was_left = known is not None
                 _write_users(fd, ours)
             elif known is not None:
                 if known.namespace != ours.namespace:

@@ -25,6 +25,7 @@ from zerofs.cache.datafile import LostPageError, Mapped, UntrustedError, open_da
 from zerofs.cache.directory import CacheDirectory
 from zerofs.cache.pins import Pins
 from zerofs.cache.size import parse_cache_size
+from zerofs.cache.trees import find_misfit
 from zerofs.cache.usage import Usage
 from zerofs.errors import CacheError, reason_of
 
@@ -172,6 +173,8 @@ class Environment:
             self.map_size, alone = self.directory.join(map_size)
             if alone:
                 discard(self.directory)
+                if self.directory.was_left and (misfit := find_misfit(self.directory.data)) is not None:
+                    self.directory.set_aside(misfit)
                 self._shrink()
             mapped = self._open_or_replace()
             if alone and not map_size:
