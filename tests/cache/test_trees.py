@@ -26,7 +26,8 @@ cache = ChunkCache(Path(sys.argv[1]), size_limit={SIZE})
 for _ in range(60):
     entries = [(b"\\0" + chance.randbytes(20), chance.randbytes(chance.choice([9, 900, 60_000]))) for _ in range(6)]
     cache.put_many(entries)
-    assert cache.snapshot().read(entries[-1][0]) in (None, entries[-1][1])
+    with cache.snapshot() as snapshot:
+        assert snapshot.read(entries[-1][0]) in (None, entries[-1][1])
 os._exit(0)  # no goodbye
 """
 
@@ -46,7 +47,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flip_in_free_list(data: Path, seed: int) -> None:
-    """Flip a bit of the list of free pages that the last transaction left."""
+    """Flip a bit in the number of a transaction, in the list of pages that transactions set free."""
     chance = random.Random(seed)
     content = bytearray(data.read_bytes())
     metas = [struct.unpack_from("<QQ", content, at + 136)[1] for at in (0, PAGE)]
@@ -55,8 +56,8 @@ def flip_in_free_list(data: Path, seed: int) -> None:
     while kind == 1:
         _, _, kind, lower, upper = struct.unpack_from("<QHHHH", content, page * PAGE)
         nodes = struct.unpack_from(f"<{(lower - 16) // 2}H", content, page * PAGE + 16)
-        at, page = page, struct.unpack_from("<I", content, page * PAGE + chance.choice(nodes))[0]
-    content[at * PAGE + chance.randrange(upper, PAGE)] ^= 1 << chance.randrange(8)
+        at, page = page, struct.unpack_from("<I", content, page * PAGE + nodes[0])[0]
+    content[at * PAGE + chance.choice(nodes[1:-1]) + 10 + chance.randrange(5)] ^= 1 << chance.randrange(8)
     data.write_bytes(content)
 
 
