@@ -54,7 +54,7 @@ def flip_in_free_list(data: Path, seed: int) -> None:
     (page,) = struct.unpack_from("<Q", content, metas.index(max(metas)) * PAGE + 80)
     kind = 1
     while kind == 1:
-        _, _, kind, lower, upper = struct.unpack_from("<QHHHH", content, page * PAGE)
+        _, _, kind, lower, _ = struct.unpack_from("<QHHHH", content, page * PAGE)
         nodes = struct.unpack_from(f"<{(lower - 16) // 2}H", content, page * PAGE + 16)
         at, page = page, struct.unpack_from("<I", content, page * PAGE + nodes[0])[0]
     content[at * PAGE + chance.choice(nodes[1:-1]) + 10 + chance.randrange(5)] ^= 1 << chance.randrange(8)

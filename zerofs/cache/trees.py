@@ -6,7 +6,8 @@ over once, by who opens it alone: the list of free pages, and the trees where th
 moment.  What it looks like is in `lmdb_pages.h`.
 
 Each page is where it says, each node within its page, names are in order and between those above them, what is counted
-is there, and no page is part of two things.  Entries themselves have checksums, and their pages are not read.
+is there, and no page is part of two things.  Entries themselves have checksums, and of their pages only the headers of
+the first are looked at, in a small cache: when LMDB frees them it goes by those.
 
 Pages are read from the file, not from a map, so that one which the disk cannot give is an error.  Threads: the
 caller's.
@@ -21,11 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+MOST_VALUES = 1024  # entries with pages of their own
 MOST_PAGES = 256  # of the trees; those of larger ones are left to LMDB's own checks
 _HEADER, _NODE, _TREE = struct.Struct("<QHHHH"), struct.Struct("<HHHH"), struct.Struct("<IHHQQQQQ")
 _META_AT, _FREE_AT, _MAIN_AT, _LAST_AT, _META_END = 16, 40, 88, 136, 152
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
-_BRANCH, _LEAF = 1, 2
+_BRANCH, _LEAF, _VALUE = 1, 2, 4
 _BIG, _TREE_NODE = 1, 2  # of a leaf's node: its value lies in pages of its own, or is a tree
 _NO_PAGE = 2**64 - 1
 _DEEPEST = 32
@@ -96,6 +98,7 @@ class _Walk:
         self._main = _Tree._make(_TREE.unpack_from(meta, _MAIN_AT))
         self._taken = bytearray(self._last + 1)
         self._taken[:2] = b"\1\1"
+        self._values = 0
 
     def go(self) -> None:
         """Raises _MisfitError, or OSError where a page cannot be had."""
@@ -114,6 +117,7 @@ class _Walk:
     def _go_over_list(self, node: _Node) -> None:
         """A list of free pages, the largest number first."""
         _expect(len(node.name) == 8 and node.size >= 8 and node.size % 8 == 0, "a list of free pages")
+        _expect(node.size <= 8 * (self._last + 2), "how many pages are free")
         _expect(int.from_bytes(node.name, "little") <= self._transaction, "the transaction of free pages")
         value = node.value
         if node.flags == _BIG:
@@ -177,7 +181,13 @@ class _Walk:
         if node.flags != _BIG:
             return 0
         count = (_HEADER.size - 1 + node.size) // self._size + 1
-        self._take(int.from_bytes(node.value, "little"), count)
+        first = int.from_bytes(node.value, "little")
+        self._take(first, count)
+        self._values += 1
+        if self._values <= MOST_VALUES:
+            header = os.pread(self._file, _HEADER.size, first * self._size)
+            number, _, kind, low, high = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
+            _expect((number, kind, low | high << 16) == (first, _VALUE, count), "the pages of a value")
         return count
 
     def _nodes(self, page: int, *, is_leaf: bool) -> Iterator[_Node]:
