@@ -141,7 +141,8 @@ class Place:
         self.outcome.lost = self.mounted.lost
         self.outcome.starts = self.mounted.starts
         levels = re.findall(
-            r"\b(WARNING|ERROR|CRITICAL|Traceback)\b", self.mounted.log.read_text(errors="replace")
+            r"\b(WARNING|ERROR|CRITICAL|Traceback|killed by SIG(?!KILL)\w+)\b",
+            self.mounted.log.read_text(errors="replace"),
         )
         self.outcome.warnings = dict(Counter(levels))
         return self.outcome
