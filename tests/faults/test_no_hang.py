@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import CACHE
+from tests.faults.conftest import CACHE, Mount, counted, small_files
 from tests.index.test_load import Web
 from tests.support.reads import fails
 from tests.support.sandbox import MountProcess, Sandbox
@@ -25,7 +25,6 @@ from zerofs.bench.soak.tree import differences, same_bytes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
-Mount = Callable[..., MountProcess]
 FAILS = "a read failed"  # what a mount says of chunks that it cannot have
 PASSED_OVER = ["do not verify", FAILS]
 DEADLINE = 2.5
@@ -35,28 +34,6 @@ SILENT = {
     "a byte a second": Fault("trickle", after=100, seconds=1.0),
     "garbage": Fault("garbage", data=b"$3\r\nabcdef\r\n"),
 }
-
-
-@pytest.fixture
-def mounted(sandbox: Sandbox, stores: Stores, engine: str) -> Mount:
-    """``mounted(*options, url=…)``: the image, by default from the first replica alone."""
-
-    def mount(*options: str, url: str | None = None, **keywords: object) -> MountProcess:
-        if "--local-router" not in options:
-            options = ("--storage-url", url or stores.replicas[0].url, *options)
-        cache = ["--cache", os.fspath(sandbox.path / "cache")]
-        flist = [] if "--meta" in options else ["--meta", os.fspath(stores.flist)]
-        return sandbox.mount("--ro", "--engine", engine, *cache, *flist, *options, **keywords)  # type: ignore[arg-type]
-
-    return mount
-
-
-def small_files(source: Path) -> Iterator[Path]:
-    """Names of files of one chunk each, none like another, the larger ones first."""
-    files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink()]
-    for path in sorted(files, key=lambda path: -path.stat().st_size):
-        if 300 < path.stat().st_size < 500_000:
-            yield path.relative_to(source)
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = 40.0) -> None:
@@ -73,12 +50,6 @@ def reads(ours: Path, theirs: Path) -> bool:
         assert error.errno == errno.EIO
         return False
     return True
-
-
-def counted(sandbox: Sandbox, mount: MountProcess) -> dict[str, int]:
-    done = sandbox.run("zerofs", "stats", "--json", mount.target)
-    found = json.loads(done.stdout)
-    return dict((found[0] if isinstance(found, list) else found)["fetch"])
 
 
 @pytest.mark.parametrize(
