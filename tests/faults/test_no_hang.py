@@ -195,6 +195,8 @@ def test_a_host_starts_again_without_its_registry(mounted: Mount, stores: Stores
         mount = mounted("--meta", web.url())
         assert _is_whole(mount.target, stores.source)
         mount.stop()
+        cache = ["--cache", os.fspath(sandbox.path / "cache")]
+        sandbox.run("zerofs", "gc", *cache, "--unreferenced", "--force")
     finally:
         web.stop()
     for replica in stores.replicas:
