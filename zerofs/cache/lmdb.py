@@ -315,6 +315,7 @@ class Snapshot:
     def _lost_page(self, name: bytes, value: memoryview | None, fault: int) -> None:
         """The disk cannot give the page at `fault`: one of the entry's own, or one of the trees that led to it."""
         assert self._mapped is not None and self._mapped.guard is not None
+        assert self._transaction is not None
         if value is not None and self._mapped.guard.holds(value, fault):
             self._mapped.guard.restore()
             self._cache._condemn(name, self._transaction.id())

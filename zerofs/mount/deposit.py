@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import select
 import signal
 import struct
 import sys
@@ -64,7 +63,7 @@ class Left(NamedTuple):
         """
         if self.process == os.getpid():
             return
-        gate, opened = os.pipe()  # inherited: it closes by the exec or with this process
+        gate, opened = os.pipe()
         try:
             variables = systemd.given_to(self.process, self.given)
             spawn_as(
@@ -97,7 +96,7 @@ class Left(NamedTuple):
             with contextlib.suppress(OSError):  # it has ended
                 signal.pidfd_send_signal(server, signal.SIGKILL)
         for server in servers:
-            if not select.select([server], [], [], _END_SECONDS)[0]:
+            if not systemd.await_end(server, _END_SECONDS):
                 log.warning("a server of the dead supervisor does not end")
 
     def drop(self) -> None:
@@ -116,7 +115,9 @@ def left() -> Left | None:
         if found is not None:
             return found
     if given:
-        Left(given, {}, 0).drop()
+        rest = Left(given, {}, 0)
+        rest.end_servers()
+        rest.drop()
     return None
 
 

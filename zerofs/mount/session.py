@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from zerofs.errors import TakeoverError, ZerofsError, describe
-from zerofs.mount import messages
+from zerofs.mount import messages, systemd
 from zerofs.mount.watch import Event
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Session:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(json.dumps({"version": VERSION, **document}).encode())
             files = {**files, _DOCUMENT: descriptor}
+            self._deposited = self._deposited and bool(told["resends"])
             if self._deposited:
                 self._send_deposited(files, told)
             else:
@@ -95,7 +96,7 @@ class Session:
         try:
             messages.send(self._connection, "state", {**files, messages.KEPT: kept}, **told)
             os.close(kept)
-            select.select([waiting], [], [], _KEEP_SECONDS)
+            systemd.await_end(waiting, _KEEP_SECONDS)
         finally:
             os.close(waiting)
 

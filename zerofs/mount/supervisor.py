@@ -234,7 +234,9 @@ class _Supervisor:
     def _keep(self, files: dict[str, int], told: dict[str, Any]) -> None:
         kept = files.pop(messages.KEPT, None)
         self._know(told)
-        if self._deposit is not None and self._resends:
+        if not self._resends:
+            self._withdraw()  # what a dead server had taken would be lost
+        if self._deposit is not None:
             self._deposit.keep(files, self._takeovers, **told)
         if kept is not None:
             os.close(kept)  # which says so
@@ -280,7 +282,8 @@ class _Supervisor:
         if self._ready is not None:
             self._ready()
             self._ready = None
-        systemd.tell(f"STATUS={self._target} is served by process {server.process}")
+        place = str(self._target).replace("\n", "?")
+        systemd.tell(f"STATUS={place} is served by process {server.process}")
         if not server.succeeds:
             return
         self._takeovers += 1

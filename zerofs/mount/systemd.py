@@ -43,7 +43,7 @@ def tell(*lines: str, files: Sequence[int] = ()) -> bool:
             # by the kernel: while the queue is full
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_PATIENCE), 0))
             connection.connect(address)
-            socket.send_fds(connection, ["\n".join(lines).encode()], list(files))
+            socket.send_fds(connection, ["\n".join(lines).encode(errors="backslashreplace")], list(files))
     except OSError as error:
         log.debug("the service manager cannot be told %s: %s", lines, error)
         return False
@@ -57,9 +57,16 @@ def await_heard() -> None:
         heard = tell("BARRIER=1", files=[told])
         os.close(told)
         if heard:
-            select.select([waiting], [], [], _PATIENCE)
+            await_end(waiting, _PATIENCE)
     finally:
         os.close(waiting)
+
+
+def await_end(descriptor: int, seconds: float) -> bool:
+    """Wait until `descriptor` can be read, or nobody can write to it any more; whether that came in time."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def take_descriptors() -> dict[str, int]:
