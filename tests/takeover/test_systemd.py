@@ -211,6 +211,7 @@ def test_a_busy_mount_is_let_go_at_the_end(
     file = os.open(mount.target / "kept", os.O_RDONLY | os.O_DIRECT)
     try:
         assert mount.stop() == 0
+        assert mount.state("stored") == []
         assert mounts_below(sandbox.path) == []
         with pytest.raises(OSError, match=r"not connected|aborted"):
             os.preadv(file, [mmap.mmap(-1, 4096)], 0)
