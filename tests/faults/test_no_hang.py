@@ -120,7 +120,7 @@ def test_a_replica_that_misbehaves_in_any_way_is_passed_over(
 ) -> None:
     """Each time by a mount that knows nothing of its stores, and so asks the first one first."""
     bad, _ = stores.replicas
-    options = ["--local-router", os.fspath(stores.router), "--timeout", "10", "--prefetch", "off"]
+    options = ["--local-router", os.fspath(stores.router), "--timeout", "6", "--prefetch", "off"]
     files = list(small_files(stores.source))[:2]
     kinds: dict[str, Callable[[], object]] = {
         **{name: lambda fault=fault: bad.spoil(fault) for name, fault in SPOILING.items()},
