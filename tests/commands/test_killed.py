@@ -29,7 +29,6 @@ class Killer:
         self._sandbox = sandbox
         self._chance = random.Random(SEED)
         self._took = 0.0
-        self.killed = 0
 
     def run(self, *words: str | os.PathLike[str]) -> None:
         started = time.monotonic()
@@ -38,10 +37,14 @@ class Killer:
 
     def kill(self, *words: str | os.PathLike[str]) -> None:
         argv = [os.fspath(word) for word in (BINARIES / "zerofs", *words)]
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(self._took * self._chance.uniform(0.3, 1.0))  # before, the interpreter starts
-            self.killed += process.poll() is None
-            process.kill()
+        while True:
+            with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                time.sleep(self._took * self._chance.uniform(0.3, 1.0))  # before, the interpreter starts
+                is_late = process.poll() is not None
+                process.kill()
+            if not is_late:
+                return
+            self._took *= 0.8  # the machine is faster by now
 
 
 @pytest.fixture
@@ -74,7 +77,6 @@ def test_pin_and_unpin(image: Image, sandbox: Sandbox) -> None:
     sandbox.run("zerofs", "pin", "--cache", cache, image.flist)
     (told,) = json.loads(sandbox.run("zerofs", "df", "--cache", cache, "--json").stdout)["flists"]
     assert told["pinned"]
-    assert killer.killed > 0
 
 
 def test_gc(image: Image, sandbox: Sandbox) -> None:
@@ -88,7 +90,6 @@ def test_gc(image: Image, sandbox: Sandbox) -> None:
         check(sandbox, cache)
     told = json.loads(sandbox.run("zerofs", "gc", "--cache", cache, "--to", "1M", "--force", "--json").stdout)
     assert told["left"] <= 1 << 20
-    assert killer.killed > 0
 
 
 def test_pack(image: Image, sandbox: Sandbox) -> None:
@@ -106,4 +107,3 @@ def test_pack(image: Image, sandbox: Sandbox) -> None:
     assert [path for path in sandbox.path.iterdir() if path.name.startswith(".")] == []
     sandbox.run("zerofs", "unpack", "--storage-url", f"dir://{store}", flist, sandbox.path / "out")
     subprocess.run(["diff", "-r", image.source, sandbox.path / "out"], check=True)
-    assert killer.killed > 0
