@@ -165,6 +165,22 @@ def test_a_flipped_bit_in_a_chunk_is_found_dropped_and_replaced(tmp_path: Path) 
         assert cache.stats().replaced == 0
 
 
+def test_who_still_finds_a_damaged_entry_does_not_drop_what_took_its_place(tmp_path: Path) -> None:
+    """A snapshot from before goes on finding the damaged bytes."""
+    name, plain = chunk(1, LARGE)
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        cache.put_many([(name, plain)])
+    flip(tmp_path / "data.mdb", (tmp_path / "data.mdb").read_bytes().index(plain) + 1000)
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        with cache.snapshot() as before:
+            assert before.find(name) is None
+            cache.put_many([(name, plain)])
+            assert before.find(name) is None
+            cache.put_many([chunk(2, 10)])
+        assert contents(cache, 3) == [(name, plain), chunk(2, 10)]
+        assert cache.stats().damaged == 1
+
+
 def test_flipped_bits_anywhere_never_give_wrong_bytes(tmp_path: Path) -> None:
     """LMDB refuses what it notices, the checksums refuse the rest; each trial in a process of its own."""
     with ChunkCache(tmp_path / "whole", size_limit=SIZE) as cache:

@@ -6,11 +6,12 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import counted
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import MountProcess, Sandbox
 from zerofs.bench.soak.disk import SmallDisk
@@ -18,6 +19,12 @@ from zerofs.bench.soak.disk import SmallDisk
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
 CONTENT = {f"f{number}": random.Random(number).randbytes(700_000 + number) for number in range(16)}
+NO_PAUSE = """
+import sys
+if any(word.endswith("g8ufs") for word in sys.orig_argv):
+    from zerofs.cache import environment
+    environment.PAUSE = 0.0
+"""
 NOT_USED = "not used for now"  # what the cache says once when its disk is full
 
 
@@ -46,8 +53,12 @@ def mount(
 
 
 def test_a_cache_whose_disk_is_full_or_fills_up(
-    sandbox: Sandbox, image: Image, disk: SmallDisk, engine: str
+    sandbox: Sandbox, image: Image, disk: SmallDisk, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each write is tried, and fails."""
+    hook = sandbox.directory("hook")
+    (hook / "sitecustomize.py").write_text(NO_PAUSE)
+    monkeypatch.setenv("PYTHONPATH", str(hook))
     mounted = mount(
         sandbox,
         image,
@@ -69,6 +80,31 @@ def test_a_cache_whose_disk_is_full_or_fills_up(
             assert (root / name).read_bytes() == content
             with (root / name).open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert counted(sandbox, mounted, "cache")["errors"] > 1
+    assert mounted.log().count("WARNING") == 1
+    assert mounted.stop() == 0  # before its disk
+
+
+def test_a_cache_that_evicts_on_a_full_disk(
+    sandbox: Sandbox, image: Image, disk: SmallDisk, engine: str
+) -> None:
+    """Its bound is smaller than the image: room is made in the file, which cannot grow."""
+    options = ["--ro", "--prefetch", "off", "--cache-free", "0", "--cache-size", "3M"]
+    mounted = mount(sandbox, image, engine, *options, "--cache", disk.path / "cache", allow=[NOT_USED])
+    root = mounted.target
+
+    def read(names: Iterable[str]) -> None:
+        for name in names:
+            assert (root / name).read_bytes() == CONTENT[name]
+            with (root / name).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    read(CONTENT)
+    evicted = counted(sandbox, mounted, "cache")["evicted"]
+    assert evicted > 0
+    disk.fill()
+    read([*reversed(CONTENT), *CONTENT])
+    assert counted(sandbox, mounted, "cache")["evicted"] > evicted
     assert mounted.log().count("WARNING") <= 1
     assert mounted.stop() == 0  # before its disk
 

@@ -1,7 +1,7 @@
 """The drop-in command without root: through fusermount and fuse-overlayfs, and in a user namespace.
 
-/dev/fuse may be root's alone on the host that runs this; each test has a device of its own, in a mount
-namespace of its own, where the whole story is played by a shell.
+/dev/fuse and the interpreter may be root's alone on the host that runs this; each test has its own
+device, in a mount namespace of its own, where the whole story is played by a shell.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import zerofs
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import BINARIES, Sandbox
 
@@ -30,10 +32,18 @@ if [ -n "$AS" ]; then
     mount -t tmpfs dev "$BOX/dev"
     mknod -m 666 "$BOX/dev/fuse" c 10 229
     mount --bind "$BOX/dev/fuse" /dev/fuse
+    if [ -n "$CLOSED" ]; then
+        mkdir "$BOX/closed"
+        mount --bind "$CLOSED" "$BOX/closed"
+        mount -t tmpfs -o mode=755 open "$CLOSED"
+        for place in $OPEN; do
+            mkdir -p "$place"
+            mount --bind "$BOX/closed/${place#$CLOSED/}" "$place"
+        done
+    fi
 fi
 cd "$BOX/home"
 $AS mkdir -p mnt
-# the interpreter may lie where only root can go: the command is the first thing that the user executes
 $AS "$G8UFS" --meta "$FLIST" --storage-url "$STORE" --cache cache $OPTIONS mnt > said 2> errors & server=$!
 for n in $(seq 300); do
     grep -q 'mount starts' said && break
@@ -90,8 +100,11 @@ def play(
     sandbox.directory("dev")
     home = sandbox.directory("home")
     os.chown(home, user, user)
+    closed, places = interpreter()
     environment = {
         **os.environ,
+        "CLOSED": closed,
+        "OPEN": " ".join(places),
         "AS": f"setpriv --reuid={user} --regid={user} --clear-groups" if user else "",
         "BOX": str(sandbox.path),
         "G8UFS": str(BINARIES / "g8ufs"),
@@ -118,6 +131,17 @@ def play(
     assert said["mount"]["target"] == str(home / "mnt") and said["fetch"]["fetched"] > 0
     assert "busy" in (home / "busy").read_text()
     return done.stdout.split()[-1]
+
+
+def interpreter() -> tuple[str, list[str]]:
+    """The directory below ``/`` that only root may enter, if the interpreter lies in one, and what it needs there."""
+    places = {sys.prefix, sys.base_prefix, str(Path(zerofs.__file__).parent.parent)}
+    closed = {f"/{Path(place).parts[1]}" for place in places}
+    closed = {place for place in closed if not Path(place).stat().st_mode & 0o001}
+    if not closed:
+        return "", []
+    (top,) = closed
+    return top, [place for place in places if place.startswith(f"{top}/")]
 
 
 def pack_for(pack: Callable[..., Image], user: int) -> Image:

@@ -190,9 +190,9 @@ class ChunkCache:
         except lmdb.Error:
             return None
 
-    def _condemn(self, name: bytes) -> None:
-        if not self._writer.condemn(name):
-            return  # others read it, too
+    def _condemn(self, name: bytes, seen: int) -> None:
+        if not self._writer.condemn(name, seen):
+            return  # others read it, too, or this snapshot is older than what is there now
         self._damaged += 1
         logger.info("cache %s: entry %s is damaged and will be fetched anew", self.directory, name.hex())
 
@@ -305,7 +305,7 @@ class Snapshot:
             self._lost_page(name, value, fault)
             return None
         if isinstance(trouble, entry.DamagedEntryError):
-            self._cache._condemn(name)
+            self._cache._condemn(name, self._transaction.id())
         elif isinstance(trouble, entry.ForeignEntryError):
             self._environment.replace(self._mapped, "an entry lies where another belongs")
         elif trouble is not None:
@@ -315,9 +315,10 @@ class Snapshot:
     def _lost_page(self, name: bytes, value: memoryview | None, fault: int) -> None:
         """The disk cannot give the page at `fault`: one of the entry's own, or one of the trees that led to it."""
         assert self._mapped is not None and self._mapped.guard is not None
+        assert self._transaction is not None
         if value is not None and self._mapped.guard.holds(value, fault):
             self._mapped.guard.restore()
-            self._cache._condemn(name)
+            self._cache._condemn(name, self._transaction.id())
         else:
             self._environment.lost_page(self._mapped)
 

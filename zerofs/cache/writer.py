@@ -33,6 +33,7 @@ EVICT_TOGETHER = 4 << 20  # bytes, beside what is needed, so that not every batc
 TRIES = 6  # for one batch
 PATIENCE = 0.25  # seconds for readers that keep freed pages
 DESPAIR = 1.0  # seconds without patience after it was in vain
+MOST_REMEMBERED = 4096  # entries that were dropped
 _LOOK = 0.005  # seconds between looks
 
 Named = tuple[bytes, bytes | memoryview]  # name, plain bytes
@@ -48,16 +49,26 @@ class Writer:
         self._environment = environment
         self._lock = threading.Lock()
         self._condemned: set[bytes] = set()
+        self._dropped: dict[
+            bytes, int
+        ] = {}  # the transactions of `_dropped_from` by which condemned entries went
+        self._dropped_from: Mapped | None = None
         self._stopped = False
         self._patient_from = 0.0  # time.monotonic()
         self._waited = False  # for readers, since the present piece came
 
-    def condemn(self, name: bytes) -> bool:
-        """Drop an entry with the next write; False where that was to be done already."""
-        if name in self._condemned:
+    def condemn(self, name: bytes, seen: int | None = None) -> bool:
+        """Drop an entry with the next write; False where that was to be done, or was done, already.
+
+        `seen`: the transaction as of which it was found.  What has been written since stays.
+        """
+        if name in self._condemned or (seen is not None and self._has_gone(name, seen)):
             return False
         self._condemned.add(name)
         return True
+
+    def _has_gone(self, name: bytes, seen: int) -> bool:
+        return self._dropped_from is self._environment.mapped and self._dropped.get(name, 0) > seen
 
     def write(self, entries: Iterable[Named]) -> int:
         """Drop what is condemned and add `entries`; returns how many of them are there afterwards."""
@@ -129,10 +140,19 @@ class Writer:
             with mapped.writing(mapped.chunks) as transaction:
                 for name in group:
                     transaction.delete(name)  # its row in the order goes when its turn comes
+                number = transaction.id()
+            self._remember_dropped(mapped, group, number)
             self._condemned.difference_update(group)
             settle(mapped)
             self.full = False
         return 0
+
+    def _remember_dropped(self, mapped: Mapped, names: list[bytes], transaction: int) -> None:
+        """Snapshots that are older than `transaction` go on finding them for a while."""
+        if self._dropped_from is not mapped or len(self._dropped) > MOST_REMEMBERED:
+            self._dropped = {}
+        self._dropped_from = mapped
+        self._dropped.update(dict.fromkeys(names, transaction))
 
     def _add(self, mapped: Mapped, piece: list[Named]) -> int | None:
         """One transaction that adds what is missing; None where it would not fit."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zerofs.errors import ZerofsError, describe
+from zerofs.mount import systemd
 from zerofs.mount.options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def _runner(
 
 
 def _announce(line: str) -> None:
-    """Say it on stdout.  Whoever started the mount may be gone by now: the mount stays all the same."""
+    """Say it on stdout, and to systemd.  Whoever started the mount may be gone by now: it stays all the same."""
+    systemd.tell("READY=1")
     with contextlib.suppress(BrokenPipeError):
         os.write(1, os.fsencode(line) + b"\n")
 

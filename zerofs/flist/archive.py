@@ -5,6 +5,9 @@ Role: the last step of the writers.  Off the way of a read.  Stateless.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import gzip
 import io
 import os
@@ -32,21 +35,43 @@ class Member(NamedTuple):
 def replacing(destination: Path) -> Iterator[IO[bytes]]:
     """A file that becomes `destination` when the block ends, and vanishes when it fails.
 
-    Raises ZerofsError where it cannot be written.
+    What a killed process left of it goes first.  Raises ZerofsError where it cannot be written.
     """
-    part = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part")
+    _sweep(destination)
+    part = destination
     try:
-        with part.open("xb") as out:
+        with _new_part(destination) as out:
+            part = Path(out.name)
             yield out
             out.flush()
             os.fsync(out.fileno())
-        part.rename(destination)
+            part.rename(destination)
     except OSError as error:
         raise ZerofsError(
             f"cannot write {destination}: {error.strerror}", hint="check its permissions and the free space"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part != destination:
+            part.unlink(missing_ok=True)
+
+
+def _new_part(destination: Path) -> IO[bytes]:
+    """A file of a name of its own, locked as long as it is open."""
+    while True:
+        out = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}.part").open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks: others cannot lock it either
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(out.fileno()).st_nlink:
+            return out
+        out.close()  # swept before it was locked
+
+
+def _sweep(destination: Path) -> None:
+    """Remove the parts of `destination` that nobody writes any more."""
+    for part in destination.parent.glob(f".{glob.escape(destination.name)}.????????.part"):
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def write_archive(out: IO[bytes], members: Iterable[Member], router: bytes | None) -> None:

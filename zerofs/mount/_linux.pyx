@@ -10,6 +10,7 @@ import os
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
 
 cdef extern from "<sys/mount.h>" nogil:
     int c_mount "mount"(const char *source, const char *target, const char *fstype,
@@ -89,6 +90,47 @@ cdef extern from *:
     }
     """
     int zerofs_tgkill(int thread, int number) nogil
+
+# Forks into a process of a number that is free, and has it run a program once `gate` has ended.  It runs nothing
+# but this: between fork and exec the interpreter is nobody's.
+cdef extern from *:
+    """
+    #include <errno.h>
+
+    #define ZEROFS_CLONE_PARENT 0x8000 /* the child is our sibling, and so is its end signalled */
+
+    #ifndef SYS_clone3
+    #define SYS_clone3 435
+    #endif
+
+    struct zerofs_clone_args {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+    };
+
+    static int zerofs_spawn_as(int process, int gate, int other, const char *path, char **arguments, char **variables)
+    {
+        int32_t wanted = process;
+        struct zerofs_clone_args how = {
+            .flags = ZEROFS_CLONE_PARENT, .set_tid = (uint64_t)(uintptr_t)&wanted, .set_tid_size = 1,
+        };
+        int child = (int)syscall(SYS_clone3, &how, sizeof how);
+        char byte;
+        if (child != 0)
+            return child;
+        close(other);
+        while (read(gate, &byte, 1) < 0 && errno == EINTR)
+            ;
+        execve(path, arguments, variables);
+        _exit(127);
+    }
+
+    static long zerofs_same_file(int one, int other)
+    {
+        return syscall(SYS_kcmp, getpid(), getpid(), 0 /* KCMP_FILE */, (unsigned long)one, (unsigned long)other);
+    }
+    """
+    int zerofs_spawn_as(int process, int gate, int other, const char *path, char **arguments, char **variables) nogil
+    long zerofs_same_file(int one, int other) nogil
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t c_read "read"(int fd, void *buffer, size_t count)
@@ -196,6 +238,55 @@ def tgkill(int thread, int number) -> None:
     """Send the signal `number` to one thread of this process, by its kernel's id."""
     if zerofs_tgkill(thread, number) != 0:
         _fail(errno, None)
+
+
+def spawn_as(int process, int gate, int other, path, arguments, variables) -> None:
+    """Start a process of the id `process`, our parent's child: it closes `other`, awaits the end of `gate`, and runs `path`.
+
+    `arguments` and `variables` (``NAME=value``) are sequences of bytes.  Descriptors are inherited unless they close on
+    exec.  Raises OSError: EEXIST where somebody has that id, EPERM without CAP_CHECKPOINT_RESTORE.
+    """
+    cdef bytes path_bytes = os.fsencode(path)
+    cdef const char *c_path = path_bytes
+    cdef char **words = NULL
+    cdef char **settings = NULL
+    cdef int result
+    cdef int number = 0
+    kept = [list(arguments), list(variables)]
+    try:
+        words = _strings(kept[0])
+        settings = _strings(kept[1])
+        with nogil:
+            result = zerofs_spawn_as(process, gate, other, c_path, words, settings)
+            if result < 0:
+                number = errno
+    finally:
+        free(words)
+        free(settings)
+    if result < 0:
+        _fail(number, None)
+
+
+cdef char **_strings(list words) except NULL:
+    """A terminated array of the strings in `words`, which must outlive it."""
+    cdef char **array
+    cdef Py_ssize_t at
+    cdef bytes word
+    array = <char **>calloc(len(words) + 1, sizeof(char *))
+    if array == NULL:
+        raise MemoryError
+    for at in range(len(words)):
+        word = words[at]
+        array[at] = word
+    return array
+
+
+def is_same_file(int one, int other) -> bool:
+    """Whether two descriptors of this process share one open file.  Raises OSError, ENOSYS without kcmp(2)."""
+    cdef long result = zerofs_same_file(one, other)
+    if result < 0:
+        _fail(errno, None)
+    return result == 0
 
 
 def inotify_init() -> int:

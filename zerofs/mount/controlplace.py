@@ -78,11 +78,16 @@ def opened_directories(owner: int) -> Iterator[list[int]]:
 
 
 class Place:
-    """A socket that listens under this process's name, until it is closed.  Raises OSError where there is no place."""
+    """A socket that listens under the number of a process, this one's unless told, until it is closed.
 
-    def __init__(self, kind: str = STATS) -> None:
+    Raises OSError where there is no place.
+    """
+
+    def __init__(self, kind: str = STATS, process: int | None = None) -> None:
         self._kind = kind
-        self._process = os.getpid()  # a child that has a copy of this does not take the name away
+        self._process = (
+            os.getpid() if process is None else process
+        )  # a child that has a copy of this does not take the name away
         with contextlib.ExitStack() as stack:
             self._directory = make_directory()
             stack.callback(os.close, self._directory)

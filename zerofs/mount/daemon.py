@@ -19,6 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from zerofs.errors import ZerofsError
+from zerofs.mount import systemd
 
 _READY = b"\0"  # anything else is an exit status and a message
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -123,6 +124,8 @@ def _wait(child: int, listening: int, announce: str) -> NoReturn:
         message = b"".join(iter(lambda: os.read(listening, 4096), b""))
         if message == _READY:
             code = 0
+            systemd.tell(f"MAINPID={child}", "READY=1")
+            systemd.await_heard()
         elif message:
             code = message[0] or 1
             _print_error(message[1:].decode(errors="replace"))

@@ -216,7 +216,9 @@ def _connected(directory: int, mount: Served, kind: str, patience: float) -> Ite
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         connection.connect(controlplace.address(directory, mount.process, kind))
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        if CREDENTIALS.unpack(credentials)[:2] != (mount.process, mount.owner):
+        process, owner, _ = CREDENTIALS.unpack(credentials)
+        # a supervisor that goes on for a dead one, whose number it could not have, listens under that
+        if owner != mount.owner or (process != mount.process and _lives(mount)):
             raise ConnectionRefusedError  # not the one that serves the mount
         yield connection
 

@@ -7,6 +7,8 @@ What is said, ``say`` being the word.  By the supervisor: *hello* (what there is
 a predecessor left), *go* (take requests from now on), *retire* (take no more), *resume*, *leave*.  By the server:
 *state* (what a successor would need, with descriptors), *prepared*, *ready*, *failed*, *retired*, *ending* (on
 purpose), *ended*.
+
+What comes with a *state* as `KEPT` is closed when a supervisor that deposits it with systemd has done so.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 PROTOCOL = 1  # of these messages; a supervisor lives on while programs are exchanged
+KEPT = "kept"  # the name of a descriptor
 _LONGEST = 65536  # bytes; what may be long travels in a file in memory
 _MOST_DESCRIPTORS = 250  # the kernel takes 253
 

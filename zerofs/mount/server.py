@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import zerofs
-from zerofs.mount import messages
+from zerofs.mount import messages, systemd
 from zerofs.mount.messages import Message
 
 DESCRIPTOR = 3  # of the socket, in the server
@@ -41,6 +41,7 @@ class Server:
         self.end = os.pidfd_open(self.process)  # becomes readable
         self.ready_at: float | None = None  # time.monotonic()
         self.deadline: float | None = None  # until which it must say what is waited for
+        self.succeeds = False  # it takes a mount over
         self.prepared = False
         self.retiring = False
         self.ending = False  # it takes the mount down
@@ -82,8 +83,8 @@ class Server:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, leading to this very package where it is not installed."""
-    variables = dict(os.environ)
+    """Ours, leading to this very package where it is not installed; the service manager is the supervisor's."""
+    variables = {name: value for name, value in os.environ.items() if name not in systemd.VARIABLES}
     place = Path(zerofs.__file__).parent.parent
     if place.name not in _INSTALLED:
         before = variables.get("PYTHONPATH")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerofs.errors import FlistError, UsageError, ZerofsError, describe, reason_of
+from zerofs.mount import systemd
 from zerofs.mount._linux import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID
 from zerofs.mount.backend import Backend, open_backend
 from zerofs.mount.claim import claimed_target
@@ -63,6 +64,9 @@ def run(options: MountOptions, ready: Callable[[], None], session: Session | Non
             ready()
             service.serve()
         except Interrupted:
+            if session is not None:
+                session.leave_to_successor()
+            systemd.tell("STOPPING=1")
             log.info("ending: interrupted")
         except Exception as error:
             if session is None or not service.serves:
@@ -238,9 +242,11 @@ class _Service:
                     self._swap()
                     pause = _SETTLE_FIRST
                 elif event is not Event.RETIRE:
-                    log.info("ending: %s", event.value)
                     if self._session is not None:
+                        self._session.leave_to_successor()
                         self._session.ending()
+                    systemd.tell("STOPPING=1")
+                    log.info("ending: %s", event.value)
                     return
                 elif self._retire():
                     return

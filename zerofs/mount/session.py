@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from zerofs.errors import TakeoverError, ZerofsError, describe
-from zerofs.mount import messages
+from zerofs.mount import messages, systemd
 from zerofs.mount.watch import Event
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the document
 _DOCUMENT = "document"
+_KEEP_SECONDS = 10.0  # that the supervisor and systemd may take to keep what is handed over
 _PATIENCE = 60.0  # seconds that a retired server waits to be let go or called back
 
 
@@ -52,6 +54,10 @@ class Session:
         self.supervisor: int = hello.fields["process"]  # the source of the mount
         self.takeovers: int = hello.fields["takeovers"]  # before this one, and with it
         self.is_to_end: bool = hello.fields["ending"]  # the predecessor died while it took the mount down
+        self._deposited: bool = hello.fields.get(
+            "deposited", False
+        )  # a killed supervisor is followed by another
+        self._handed_over = False
         self.retired = False  # a successor serves: nothing is to be taken down
         files = hello.files
         listener = files.pop("control", None)
@@ -59,6 +65,7 @@ class Session:
         if self.listener is not None:
             self.listener.setblocking(False)
         self.left = None if _DOCUMENT not in files else Left(_read(files.pop(_DOCUMENT)), files)
+        self._handed_over = self.left is not None
 
     def fileno(self) -> int:
         return self._connection.fileno()
@@ -66,14 +73,32 @@ class Session:
     # -- a server that comes ---------------------------------------------------------------
 
     def hand_over(self, document: Mapping[str, object], files: Mapping[str, int], **told: object) -> None:
-        """Tell what a successor needs; `told` is for the supervisor itself."""
+        """Tell what a successor needs; `told` is for the supervisor itself.
+
+        Returns when systemd has it, where that is to keep it.
+        """
         descriptor = os.memfd_create("zerofs-state", os.MFD_CLOEXEC)
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(json.dumps({"version": VERSION, **document}).encode())
-            messages.send(self._connection, "state", {**files, _DOCUMENT: descriptor}, **told)
+            files = {**files, _DOCUMENT: descriptor}
+            self._deposited = self._deposited and bool(told["resends"])
+            if self._deposited:
+                self._send_deposited(files, told)
+            else:
+                messages.send(self._connection, "state", files, **told)
         finally:
             os.close(descriptor)
+        self._handed_over = True
+
+    def _send_deposited(self, files: Mapping[str, int], told: Mapping[str, object]) -> None:
+        waiting, kept = os.pipe2(os.O_CLOEXEC)
+        try:
+            messages.send(self._connection, "state", {**files, messages.KEPT: kept}, **told)
+            os.close(kept)
+            systemd.await_end(waiting, _KEEP_SECONDS)
+        finally:
+            os.close(waiting)
 
     def await_turn(self) -> None:
         """Say that all is prepared, and wait until the predecessor takes no more requests."""
@@ -103,11 +128,24 @@ class Session:
         """Take the message that is there."""
         message = messages.receive(self._connection)
         if message is None:
+            self.leave_to_successor()
             return Event.ORPHANED
         if message.say == "retire":
             return Event.RETIRE
         log.debug("the supervisor says %s, which means nothing now", message.say)
         return None
+
+    def leave_to_successor(self) -> None:
+        """End here and now, where the supervisor is dead and another one will go on with the mount.
+
+        It is the supervisor's death that counts, which comes before the signals that systemd then sends to what is
+        left of the service.
+        """
+        poll = select.poll()
+        poll.register(self._connection, 0)
+        if self._deposited and self._handed_over and poll.poll(0):
+            log.warning("the supervisor is dead: the mount waits for another one")
+            os._exit(ZerofsError.exit_code)
 
     def await_dismissal(self, *, drained: bool) -> bool:
         """Say that no request is taken any more, and wait; False: the successor failed, so go on."""

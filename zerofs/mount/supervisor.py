@@ -8,6 +8,9 @@ passed on to the server.
 An upgrade: the successor is started and prepares everything; then the one that serves stops taking requests and waits;
 the successor begins; only when it says that it serves, the predecessor is let go, and where it fails that one goes on.
 
+Under systemd all that is held is deposited there (`deposit`), and the supervisor that is started after this one was
+killed goes on with it.
+
 One thread, which sleeps in `poll`.  No locks.
 """
 
@@ -19,12 +22,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zerofs.errors import RelayedError, TakeoverError, ZerofsError, describe
-from zerofs.mount import controlplace
+from zerofs.mount import controlplace, deposit, messages, systemd
+from zerofs.mount.deposit import Deposit, Left
 from zerofs.mount.messages import Message
 from zerofs.mount.options import MountOptions
 from zerofs.mount.server import SIGNALS, Server
@@ -45,8 +49,26 @@ def supervise(options: MountOptions, arguments: Sequence[str], here: Path, ready
     `here`: the directory that `arguments` are relative to.  Raises ZerofsError where the mount cannot be made, or
     has to be given up; nothing is left of it then.
     """
+    left = None
+    if deposit.is_possible() and not options.daemon:
+        left = _what_is_left(arguments, here)
     with contextlib.ExitStack() as stack:
-        _Supervisor(options, arguments, here, ready, stack).run()
+        _Supervisor(options, arguments, here, ready, stack, left).run()
+
+
+def _what_is_left(arguments: Sequence[str], here: Path) -> Left | None:
+    """What a supervisor of the same mount left that was killed.  May go on as another process."""
+    left = deposit.left()
+    if left is None:
+        return None
+    if (left.register["arguments"], left.register["here"]) != ([*arguments], os.fspath(here)):
+        log.warning("the service was asked for another mount since it was killed: it begins anew")
+        left.end_servers()
+        left.drop()
+        return None
+    left.resume_number()
+    left.end_servers()
+    return left
 
 
 class _Supervisor:
@@ -57,6 +79,7 @@ class _Supervisor:
         here: Path,
         ready: Callable[[], None],
         stack: contextlib.ExitStack,
+        left: Left | None,
     ) -> None:
         self._arguments = arguments
         self._here = here
@@ -70,14 +93,23 @@ class _Supervisor:
         self._gone: list[Server] = []  # that were let go
         self._deaths = 0
         self._takeovers = 0
+        self._source = os.getpid()  # what the mount names
+        self._deposit: Deposit | None = None
+        if left is not None:
+            self._source, self._takeovers, self._held = left.process, left.takeovers, left.files
+            self._know(left.register)
+        if deposit.is_possible() and not options.daemon:
+            self._deposit = Deposit(left, process=self._source, arguments=[*arguments], here=os.fspath(here))
         self._asked_early = False  # for an upgrade, while the successor of a dead server was starting
         self._stopped = False  # by SIGTERM or SIGINT
         self._waiting: list[int] = []  # signals for who serves when the upgrade is over
         self._poll = select.poll()
         self._on: dict[int, Callable[[], None]] = {}
         self._take_signals(stack)
-        self._control = _place(controlplace.STATS, stack)
-        self._askers = Askers(_place(controlplace.UPGRADE, stack), self._add, self._remove, self._upgrade)
+        self._control = _place(controlplace.STATS, self._source, stack)
+        self._askers = Askers(
+            _place(controlplace.UPGRADE, self._source, stack), self._add, self._remove, self._upgrade
+        )
 
     def run(self) -> None:
         try:
@@ -89,6 +121,7 @@ class _Supervisor:
                 if fd in self._on:
                     self._on[fd]()
             self._end_overdue()
+        self._withdraw()
         for server in self._gone:  # it saves what it has recorded, and ends by itself
             server.wait()
 
@@ -120,7 +153,9 @@ class _Supervisor:
         if self._next is not None:
             self._waiting.append(number)  # nobody can tell who will serve
         elif self._serving is not None:
-            self._stopped = self._stopped or number != signal.SIGHUP
+            if number != signal.SIGHUP:
+                self._stopped = True
+                systemd.tell("STOPPING=1")
             self._serving.kill(number)
 
     def _pass_on_waiting(self) -> None:
@@ -141,11 +176,15 @@ class _Supervisor:
             self._arguments,
             files,
             here=os.fspath(self._here),
-            process=os.getpid(),
+            process=self._source,
             takeovers=takeovers,
             ending=ending and bool(self._held),
+            deposited=self._deposit is not None,
         )
+        if self._deposit is not None:
+            self._deposit.add_server(server.end)
         if self._held:
+            server.succeeds = True
             server.deadline = time.monotonic() + _PREPARED_SECONDS
         self._add(server.connection.fileno(), lambda: self._hear(server))
         self._add(server.end, lambda: self._died(server))
@@ -187,15 +226,33 @@ class _Supervisor:
                 server.failure = message.fields["message"], message.fields["code"]
             case "ending":
                 server.ending = True
+                systemd.tell("STOPPING=1", "STATUS=unmounting")
+                self._withdraw()
             case "ended":
                 server.ended = True
 
     def _keep(self, files: dict[str, int], told: dict[str, Any]) -> None:
+        kept = files.pop(messages.KEPT, None)
+        self._know(told)
+        if not self._resends:
+            self._withdraw()  # what a dead server had taken would be lost
+        if self._deposit is not None:
+            self._deposit.keep(files, self._takeovers, **told)
+        if kept is not None:
+            os.close(kept)  # which says so
         held, self._held = self._held, files
         for descriptor in held.values():
             os.close(descriptor)
+
+    def _know(self, told: Mapping[str, Any]) -> None:
         self._target, self._resends = Path(told["target"]), told["resends"]
         self._backend = None if told["backend"] is None else Path(told["backend"])
+
+    def _withdraw(self) -> None:
+        """Have nothing deposited any more: nobody is to go on with this mount."""
+        if self._deposit is not None:
+            self._deposit.clear()
+            self._deposit = None
 
     def _is_prepared(self, server: Server) -> None:
         if server is self._serving:  # its predecessor is dead
@@ -225,8 +282,13 @@ class _Supervisor:
         if self._ready is not None:
             self._ready()
             self._ready = None
+        place = str(self._target).replace("\n", "?")
+        systemd.tell(f"STATUS={place} is served by process {server.process}")
+        if not server.succeeds:
             return
         self._takeovers += 1
+        if self._deposit is not None:
+            self._deposit.count(self._takeovers)
         if server is self._next:
             assert self._serving is not None
             self._serving.tell("leave")
@@ -243,6 +305,8 @@ class _Supervisor:
         self._hear(server)  # its last words
         self._remove(server.connection.fileno())
         self._remove(server.end)
+        if self._deposit is not None:
+            self._deposit.remove_server(server.end)
         how = server.wait()
         if server in self._gone:
             self._gone.remove(server)
@@ -310,6 +374,7 @@ class _Supervisor:
 
     def _clear(self) -> None:
         """Take down what is left, as the next mount would."""
+        self._withdraw()
         if self._next is not None:
             self._next.kill()
             self._next.wait()
@@ -357,9 +422,9 @@ class _Supervisor:
         return problem is None
 
 
-def _place(kind: str, stack: contextlib.ExitStack) -> controlplace.Place | None:
+def _place(kind: str, source: int, stack: contextlib.ExitStack) -> controlplace.Place | None:
     try:
-        return stack.enter_context(controlplace.Place(kind))
+        return stack.enter_context(controlplace.Place(kind, source))
     except OSError as error:
         log.info(
             "there is no place for a control socket, so nobody can ask the mount for anything: %s", error
