@@ -84,7 +84,7 @@ def test_answers_that_are_no_help_count_double(clock: Clock) -> None:
 
 def test_late_is_what_nearly_all_are_not(clock: Clock) -> None:
     tested = measured(clock, *[0.01] * (latency.ENOUGH - 1))
-    assert tested.late is None
+    assert tested.late == latency.UNKNOWN
     tested.answered(0.01)
     assert tested.late == 0.01
     for _ in range(10):

@@ -16,7 +16,7 @@ from tests.store.test_router import calls
 from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import RedisServer
 from zerofs.errors import ChunkCorruptError, ChunkError, StoreUnreachableError, ZerofsError
-from zerofs.store import destination, race
+from zerofs.store import destination, latency, race
 from zerofs.store.build import build_router
 from zerofs.store.helpers import Helpers
 from zerofs.store.layers import RouterConfig, Rule
@@ -179,6 +179,15 @@ def test_a_late_replica_gets_a_second_one_beside_it_and_the_first_answer_counts(
     assert fetching.first.asked[-1][1] == b"aa", "how slow it was is known all the same"
 
 
+def test_a_replica_that_was_never_heard_of_is_not_waited_for_until_half_of_the_time_is_over(
+    fetching: Fetching,
+) -> None:
+    fetching.first.seconds = 1000.0
+    took = fetching.fetch([b"aa"], 30.0)
+    assert took == pytest.approx(latency.UNKNOWN * race.PATIENCE + 0.02)
+    assert fetching.judged == [b"aa" * 3] and not fetching.failed
+
+
 def test_a_first_one_that_is_only_a_little_late_wins_and_the_other_is_read_to_its_end(
     fetching: Fetching,
 ) -> None:
@@ -224,7 +233,7 @@ def test_never_more_than_a_few_per_cent(fetching: Fetching) -> None:
         fetching.fetch([b"%04x" % number])
     asked, hedged, _ = fetching.router.hedges()
     assert asked == 4000
-    assert asked * race.SHARE / 2 < hedged <= asked * race.SHARE
+    assert asked * race.SHARE / 2 < hedged <= asked * race.SHARE + race.AT_FIRST
 
 
 def test_what_is_always_so_slow_is_not_late(fetching: Fetching) -> None:
@@ -251,11 +260,11 @@ def test_what_comes_twice_is_judged_once(fetching: Fetching) -> None:
     fetching.warm_up(134)  # earns four second requests
     fetching.first.size = 1
     fetching.first.script = [0.02, 1.0]
-    ids = [b"%04x" % number for number in range(9000, 9010)]
-    assert fetching.fetch(ids) == pytest.approx(0.02 + 1.0 + 8 * 0.02)
+    ids = [b"%04x" % number for number in range(9000, 9010 + race.AT_FIRST)]
+    assert fetching.fetch(ids) == pytest.approx(0.02 + 1.0 + (8 + race.AT_FIRST) * 0.02)
     assert sorted(fetching.judged) == [chunk_id * 3 for chunk_id in ids]
-    assert [chunk_id for _, chunk_id in fetching.second.asked] == ids[1:5]
-    assert fetching.router.hedges()[1:] == (4, 4)
+    assert [chunk_id for _, chunk_id in fetching.second.asked] == ids[1 : 5 + race.AT_FIRST]
+    assert fetching.router.hedges()[1:] == (4 + race.AT_FIRST, 4 + race.AT_FIRST)
 
 
 def test_another_pool_is_not_asked_before_its_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

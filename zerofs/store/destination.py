@@ -94,8 +94,8 @@ class Destination:
         }
 
     def is_patient(self) -> bool:
-        """As `Store.is_patient`."""
-        return self._store().is_patient()
+        """As `Store.is_patient`; what cannot be asked says so at once."""
+        return isinstance(self._url, UnusableUrl) or self._store().is_patient()
 
     def close(self) -> None:
         if isinstance(self._url, StoreUrl):

@@ -18,6 +18,9 @@ FEW = 3  # waits that say nothing yet
 WINDOW = 256  # waits of which the quantile is taken
 ENOUGH = 20  # waits of which a quantile can be taken
 QUANTILE = 0.95
+UNKNOWN = (
+    2.0  # seconds after which whoever was never measured is late: a share of the deadline may be far more
+)
 SLACK = 0.002  # seconds; a difference below is noise
 FACTOR = 1.5  # a larger ratio is a difference
 
@@ -65,11 +68,11 @@ class Latency:
         return self._average if idle <= 0 else self._average * 0.5 ** (idle / HALF_LIFE)
 
     @property
-    def late(self) -> float | None:
-        """Seconds after which an answer is later than nearly all others were; None where too little is known."""
+    def late(self) -> float:
+        """Seconds after which an answer is later than nearly all others were, or than any that is worth waiting for."""
         with self._lock:
             if len(self._window) < ENOUGH:
-                return None
+                return UNKNOWN
             if self._late is None or self._fresh >= ENOUGH:
                 waits = sorted(self._window)
                 self._late = waits[min(len(waits) - 1, int(len(waits) * QUANTILE))]

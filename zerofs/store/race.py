@@ -24,6 +24,7 @@ from zerofs.store.want import Want
 
 SHARE = 0.03  # second requests to first ones
 MOST_SAVED = 64  # second requests that a quiet time saves up
+AT_FIRST = 16  # that there may be before any is earned: the first replica may be silent when a mount begins
 PATIENCE = 1.2  # times what is late: as late as that is no accident
 SOONEST = 0.005  # seconds; what is later than that may be worth a second request
 GRACE = 1.0  # seconds that a store may take to notice that its time is over
@@ -44,7 +45,7 @@ class Hedges:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._saved = 0.0
+        self._saved = float(AT_FIRST)
         self._stats = HedgeStats()
 
     def earn(self, chunks: int) -> bool:
