@@ -34,10 +34,9 @@ class Arrived(NamedTuple):
     """What came together: flights with their plain bytes, and what it took."""
 
     good: Sequence[tuple[Flight, bytes]]
+    from_cache: bool = False  # where somebody else has put them meanwhile
+    payload: int = 0  # bytes of the good ones, as they came from a store
     refused: int = 0  # payloads that did not verify
-    payload: int | None = (
-        None  # bytes of the good ones, as they came from a store; None: they were in the cache
-    )
 
 
 class _ClosedError(Exception):
@@ -113,7 +112,7 @@ class Delivery:
             plains = snapshot.read_many([flight.name for flight in flights])
         found = [(flight, plain) for flight, plain in zip(flights, plains, strict=True) if plain is not None]
         if found:
-            self._serve(Arrived(found))
+            self._serve(Arrived(found, from_cache=True))
             return [flight for flight, plain in zip(flights, plains, strict=True) if plain is None]
         return flights
 
@@ -141,7 +140,7 @@ class Delivery:
                 good.append((flight, result))
                 size += payload_size
         self._memory.keep([(flight.name, plain) for flight, plain in good])
-        self._serve(Arrived(good, len(flights) - len(good), size))
+        self._serve(Arrived(good, payload=size, refused=len(flights) - len(good)))
         self._memory.wait_for_room()
         return verdicts
 

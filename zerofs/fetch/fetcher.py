@@ -288,7 +288,7 @@ class Fetcher:
 
     def _count(self, arrived: Arrived) -> None:
         """Under the lock."""
-        if arrived.payload is None:
+        if arrived.from_cache:
             self._counts["from_cache"] += len(arrived.good)
             return
         self._counts["verify_failures"] += arrived.refused
