@@ -83,6 +83,22 @@ def test_a_dropped_entry_is_gone_and_can_come_back(cache: ChunkCache) -> None:
     assert contents(cache, 3) == chunks(3, 5000)
 
 
+def test_several_are_read_as_each_would_be(cache: ChunkCache) -> None:
+    cache.put_many(chunks(5, 3000))
+    (lacking, _), (there, plain), (also, other) = chunk(9, 0), chunk(1, 3000), chunk(4, 3000)
+    name_of_nothing = b"n" * 1000  # longer than any that LMDB takes
+    for names, plains in (
+        ([], []),
+        ([lacking], [None]),
+        ([there, lacking, also, there], [plain, None, other, plain]),
+        ([there, name_of_nothing, lacking], [plain, None, None]),
+    ):
+        with cache.snapshot() as snapshot:
+            assert snapshot.read_many(names) == plains == [snapshot.read(name) for name in names]
+    snapshot.release()
+    assert snapshot.read_many([there, lacking]) == [None, None], "it is over"
+
+
 def test_a_snapshot_shows_one_moment(cache: ChunkCache) -> None:
     cache.put_many([chunk(1, LARGE)])
     with cache.snapshot() as before:

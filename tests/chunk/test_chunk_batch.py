@@ -106,16 +106,23 @@ def test_an_unknown_codec_does_not_encode() -> None:
 
 @pytest.fixture
 def lanes_taken(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The sizes of the blocks of every call of the cipher."""
-    calls: list[list[int]] = []
-    genuine = batch.xxtea_decrypt_lanes
+    """The sizes of the blocks of every group that goes through the cipher together."""
+    groups: list[list[int]] = []
+    genuine = batch.decode_lanes
 
-    def note(blocks: list[memoryview], keys: list[bytes]) -> list[memoryview | None]:
-        calls.append([len(block) for block in blocks])
-        return genuine(blocks, keys)
+    def note(
+        blocks: list[memoryview],
+        keys: list[bytes],
+        limits: list[int],
+        counts: list[int],
+        digest_size: int = 0,
+    ) -> list[bytes | None]:
+        sizes = iter([len(block) for block in blocks])
+        groups.extend([next(sizes) for _ in range(count)] for count in counts)
+        return genuine(blocks, keys, limits, counts, digest_size)
 
-    monkeypatch.setattr(batch, "xxtea_decrypt_lanes", note)
-    return calls
+    monkeypatch.setattr(batch, "decode_lanes", note)
+    return groups
 
 
 def noise_requests(wanted: list[int]) -> list[Request]:
@@ -145,13 +152,13 @@ def test_chunks_of_about_one_length_go_together(
 ) -> None:
     requests = noise_requests(wanted)
     assert decode_many(requests) == one_by_one(requests)
-    assert [len(call) for call in lanes_taken] == lanes
+    assert [len(group) for group in lanes_taken] == lanes
 
 
 def test_each_length_has_its_own_lanes(lanes_taken: list[list[int]]) -> None:
     requests = noise_requests([5000, 100_000] * 8)
     decode_many(requests)
-    assert [max(call) - min(call) for call in lanes_taken] == [0, 0]
+    assert [max(group) - min(group) for group in lanes_taken] == [0, 0]
 
 
 # -- damage --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from zerofs.errors import (
     StoreUnreachableError,
     ZerofsError,
 )
-from zerofs.fetch import fetcher as fetcher_module
+from zerofs.fetch import failures as failures_module
 from zerofs.fetch import memory as memory_module
 from zerofs.fetch.background import Background
 from zerofs.fetch.fetcher import Fetcher
@@ -191,6 +191,21 @@ def test_chunks_that_are_not_cached_stay_readable_for_the_next_requests(
         assert held <= memory_module.MOST_RECENT
 
 
+def test_every_thread_comes_where_all_are_needed_at_once(router: FakeRouter, make: Make) -> None:
+    fetcher = make(None, threads=4)
+    for first in (0, 100, 200):  # threads that are started, and then threads that sleep
+        router.gate.clear()
+        arrived = threading.Semaphore(0)
+        for number in range(first, first + 4):
+            fetcher.submit(router.add(number), lambda *_: arrived.release())  # noqa: B023
+        # none takes what another one is free for, and a busy one keeps nobody from being woken
+        assert all(router.entered.acquire(timeout=20) for _ in range(4))
+        router.gate.set()
+        assert all(arrived.acquire(timeout=20) for _ in range(4))
+        until(lambda: fetcher._idle == 4)
+    assert [len(ids) for ids in router.asked] == [1] * 12
+
+
 # -- failures ------------------------------------------------------------------------------
 
 
@@ -229,8 +244,8 @@ def test_a_failure_is_remembered_for_the_second_read(
     router.payloads[chunk.id] = payload
     with pytest.raises(ChunkMissingError):
         fetcher.read(chunk)
-    now = fetcher_module.time.monotonic()
-    monkeypatch.setattr(fetcher_module.time, "monotonic", lambda: now + fetcher_module.FAILURE_MEMORY + 0.1)
+    now = failures_module.time.monotonic()
+    monkeypatch.setattr(failures_module.time, "monotonic", lambda: now + failures_module.MEMORY + 0.1)
     assert fetcher.read(chunk) == plain_of(1)
 
 
@@ -247,7 +262,7 @@ def test_a_failure_of_one_place_does_not_speak_for_another(router: FakeRouter, m
 def test_failures_that_are_remembered_are_bounded(
     router: FakeRouter, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetcher_module, "MOST_FAILURES", 10)
+    monkeypatch.setattr(failures_module, "MOST", 10)
     fetcher = make()
     for number in range(30):
         with pytest.raises(ChunkMissingError):
@@ -464,8 +479,8 @@ class SlowCache:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def read(self, name: bytes) -> None:
-        return None
+    def read_many(self, names: Sequence[bytes]) -> list[None]:
+        return [None] * len(names)
 
     def put_many(self, entries: Sequence[tuple[bytes, bytes]]) -> int:
         self.gate.wait()

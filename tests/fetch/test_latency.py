@@ -64,7 +64,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("zerofs.fetch.fetcher.time", clock)
+    for module in ("fetcher", "delivery"):
+        monkeypatch.setattr(f"zerofs.fetch.{module}.time", clock)
     return clock
 
 

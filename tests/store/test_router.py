@@ -104,6 +104,35 @@ def test_the_way_to_a_chunk_is_that_to_who_gave_the_last_of_its_kind(directories
     router.close()
 
 
+@pytest.mark.parametrize("most_known", [0, 1, 4096])
+def test_ids_that_begin_alike_have_the_same_candidates_and_others_their_own(
+    directories: dict[str, str], monkeypatch: pytest.MonkeyPatch, most_known: int
+) -> None:
+    monkeypatch.setattr(router_module, "MOST_KNOWN", most_known)
+    rules = f"{{'0:7': '{directories['a']}', '80:8f': '{directories['b']}', '801:8ff': '{directories['c']}'}}"
+    router = router_of(f"pools: {{p: {rules}}}\nlookup: [p]\n")
+    held = {
+        b"\x00" * 16: "a",
+        b"\x7f" * 16: "a",
+        b"\x80\x0f" * 8: "b",
+        b"\x80\x10" * 8: "bc",
+        b"\x8f\xff" * 8: "bc",
+        b"\x90" * 16: "",
+        b"8": "",  # shorter than the ranges
+        b"80": "b",
+        b"801-and-more": "bc",
+        b"8010": "bc",
+    }
+    for _ in range(2):
+        for chunk_id, names in held.items():
+            candidates = router._candidates(chunk_id)
+            assert [each.destination.display for each in candidates] == [directories[name] for name in names]
+    assert len(router._known) <= most_known
+    if most_known > 1:
+        assert router._candidates(b"\x80\x10" * 8) is router._candidates(b"801-and-more")
+    router.close()
+
+
 @pytest.mark.parametrize("backend", ["redis", "dir"])
 def test_two_replicas_one_corrupt_one_missing_some_and_a_cache_that_fills(
     redis_server: Start, directories: dict[str, str], backend: str

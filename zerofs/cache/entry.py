@@ -18,6 +18,7 @@ LAYOUT = b"2"  # change with anything below, or with the databases in `datafile`
 _HEADER = struct.Struct("<QQQ")  # header's checksum, bytes' checksum, length
 _LENGTH = struct.Struct("<Q")
 HEADER_SIZE = _HEADER.size
+_SHORT = 4096  # bytes; to copy those takes less than two calls more
 
 
 class DamagedEntryError(Exception):
@@ -31,7 +32,8 @@ class ForeignEntryError(Exception):
 def pack(name: bytes, plain: bytes | memoryview) -> bytes:
     """The value to store for `plain` under `name`.  Nothing in it ever changes: its place in the order is not here."""
     length = len(plain)
-    header = _HEADER.pack(_check_header(name, length), _check_bytes(name, plain, length), length)
+    tie = _tie(name, length)
+    header = _HEADER.pack(xxhash.xxh3_64_intdigest(tie), _check_bytes(tie, plain), length)
     return b"".join((header, plain))
 
 
@@ -43,19 +45,23 @@ def unpack(name: bytes, value: memoryview, *, verify: bool) -> memoryview:
     if len(value) < HEADER_SIZE:
         raise ForeignEntryError
     header_check, bytes_check, length = _HEADER.unpack_from(value)
-    if len(value) != HEADER_SIZE + length or header_check != _check_header(name, length):
+    tie = _tie(name, length)
+    if len(value) != HEADER_SIZE + length or header_check != xxhash.xxh3_64_intdigest(tie):
         raise ForeignEntryError
     plain = value[HEADER_SIZE:]
-    if verify and bytes_check != _check_bytes(name, plain, length):
+    if verify and bytes_check != _check_bytes(tie, plain):
         raise DamagedEntryError
     return plain
 
 
-def _check_header(name: bytes, length: int) -> int:
-    return xxhash.xxh3_64_intdigest(name + _LENGTH.pack(length))
+def _tie(name: bytes, length: int) -> bytes:
+    """What ties an entry to its name: both checksums begin with it."""
+    return name + _LENGTH.pack(length)
 
 
-def _check_bytes(name: bytes, plain: bytes | memoryview, length: int) -> int:
-    hasher = xxhash.xxh3_64(name + _LENGTH.pack(length))
+def _check_bytes(tie: bytes, plain: bytes | memoryview) -> int:
+    if len(plain) <= _SHORT:
+        return xxhash.xxh3_64_intdigest(tie + plain)
+    hasher = xxhash.xxh3_64(tie)
     hasher.update(plain)
     return hasher.intdigest()

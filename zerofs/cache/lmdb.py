@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -241,6 +241,11 @@ class Snapshot:
             return None
         return copy
 
+    def read_many(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """`read` each of `names`, of which few are expected to be there."""
+        there = self._likely(names)
+        return [self.read(name) if name in there else None for name in names]
+
     def is_readable(self, found: memoryview) -> bool:
         """Whether the disk gives every page of what `find` found, as far as it was not in memory already."""
         guard = None if self._mapped is None else self._mapped.guard
@@ -286,6 +291,18 @@ class Snapshot:
             )
         except (LookupError, lmdb.Error):
             return None
+
+    def _likely(self, names: Sequence[bytes]) -> Container[bytes]:
+        """Those of `names` that are there, or all where something is in the way, which each will say itself."""
+        if self._transaction is None or self._mapped is None:
+            return ()
+        take_fault()
+        try:
+            with self._transaction.cursor() as cursor:
+                there = {bytes(name) for name, _ in cursor.getmulti(names)}
+        except lmdb.Error:
+            return names
+        return names if take_fault() else there
 
     def _look_up(self, name: bytes, *, verify: bool) -> memoryview | None:
         """What `find` finds, in the guarded map."""

@@ -7,7 +7,7 @@ A chunk without company takes the way of `codec`, which is faster for it.  So do
 right, and that way says what is wrong with it: there is one set of checks and errors.
 
 Functions only, no state and no locks: any thread may run them; ciphers and hashes work without the GIL.
-Beside the payloads and results, decoding needs three times the plain bytes of `LANES` chunks.
+Beside the payloads and results, decoding needs as much again as the payloads, and twice the longest `LANES`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs._fast import xxtea_encrypt
 from zerofs.chunk import header, snappy
-from zerofs.chunk._batch import LANES, PATHS, blake2b_lanes, xxtea_decrypt_lanes, xxtea_encrypt_lanes
+from zerofs.chunk._batch import LANES, PATHS, blake2b_lanes, decode_lanes, xxtea_encrypt_lanes
 from zerofs.chunk.codec import (
     CIPHER_KEY_BYTES,
     Codec,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _DIGEST_BYTES = {Codec.BLAKE2B128_XXTEA: 16, Codec.BLAKE2B256_AESGCM: 32}
 _LEAST = 4096  # bytes of chunks that go together; for fewer, gathering costs more than it gains
+_LEAST_BLOCK = 8  # bytes that XXTEA works on
 # In lanes of two words, BLAKE2b is no faster than one message at a time.
 _HASHES_IN_LANES = PATHS[-1] != "portable"
 
@@ -61,9 +62,13 @@ def decode_many(requests: Sequence[Request], *, allow_unverified: bool = False) 
         return [_decode_alone(request, allow_unverified) for request in requests]
     plains: list[bytes | None] = [None] * len(requests)
     for codec, members in _by_codec(requests, payloads).items():
-        for group in _groups(members, [len(payload) for payload in payloads]):
-            decoded = _decode_group(codec, [requests[i] for i in group], [payloads[i] for i in group])
-            for i, plain in zip(group, decoded, strict=True):
+        if codec is Codec.SHA256_XXTEA:
+            for i in members:
+                payloads[i] = header.strip(payloads[i])
+        order, counts = _together(codec, members, [len(payload) for payload in payloads])
+        if order:
+            decoded = _decode(codec, [requests[i] for i in order], [payloads[i] for i in order], counts)
+            for i, plain in zip(order, decoded, strict=True):
                 plains[i] = plain
     return [
         _decode_alone(request, allow_unverified) if plain is None else plain
@@ -121,36 +126,42 @@ def _decode_alone(request: Request, allow_unverified: bool) -> bytes | ChunkErro
         return error
 
 
-def _decode_group(codec: Codec, requests: list[Request], payloads: list[memoryview]) -> list[bytes | None]:
-    """The plain bytes of chunks that go together; None for one that does not come out right."""
+def _together(codec: Codec, members: list[int], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Positions of those that are better off together, in groups, and how many are in each group."""
+    if codec is not Codec.BLAKE2B256_AESGCM:
+        members = [i for i in members if sizes[i] % 4 == 0 and sizes[i] >= _LEAST_BLOCK]
+    groups = list(_groups(members, sizes))
+    return [i for group in groups for i in group], [len(group) for group in groups]
+
+
+def _decode(
+    codec: Codec, requests: list[Request], payloads: list[memoryview], counts: list[int]
+) -> list[bytes | None]:
+    """The plain bytes of chunks that go together in groups of `counts`; None for one that does not come out right."""
     keys = [request.key for request in requests]
+    limits = [request.size for request in requests]
+    verified = False
     if codec is Codec.BLAKE2B256_AESGCM:
-        blocks: list[Buffer | None] = [_aes_gcm_decrypt(*each) for each in zip(keys, payloads, strict=True)]
+        plains = [
+            _decompress(_aes_gcm_decrypt(key, payload), limit)
+            for key, payload, limit in zip(keys, payloads, limits, strict=True)
+        ]
+    elif codec is Codec.SHA256_XXTEA:
+        plains = decode_lanes(payloads, [key[:CIPHER_KEY_BYTES] for key in keys], limits, counts)
     else:
-        bodies = [header.strip(each) for each in payloads] if codec is Codec.SHA256_XXTEA else payloads
-        blocks = _xxtea_decrypt_many(bodies, [key[:CIPHER_KEY_BYTES] for key in keys])
-    plains: list[bytes | None] = []
-    for i, request in enumerate(requests):
-        plains.append(_decompress(blocks[i], request.size))
-        blocks[i] = None  # its memory is as large as the chunk
-    whole = [i for i, plain in enumerate(plains) if plain is not None]
-    hashes = _keys_of(codec, [plain for plain in plains if plain is not None])
-    for i, found in zip(whole, hashes, strict=True):
-        if found != canonical(codec, keys[i]):
-            plains[i] = None
-    return plains
+        # Where one outlasts all others, lanes are no place to hash it.
+        verified = _HASHES_IN_LANES and sum(limits) >= 3 * max(limits)
+        plains = decode_lanes(payloads, keys, limits, counts, _DIGEST_BYTES[codec] if verified else 0)
+    return plains if verified else _verified(codec, keys, plains)
 
 
-def _xxtea_decrypt_many(bodies: list[memoryview], keys: list[bytes]) -> list[Buffer | None]:
-    """What `bodies`, as many as there are lanes, decrypt to; None for one that does not."""
-    blocks: list[Buffer | None] = [None] * len(bodies)
-    sound = [i for i, body in enumerate(bodies) if len(body) >= 8 and len(body) % 4 == 0]
-    sound.sort(key=lambda i: len(bodies[i]), reverse=True)
-    if sound:
-        decrypted = xxtea_decrypt_lanes([bodies[i] for i in sound], [keys[i] for i in sound])
-        for i, block in zip(sound, decrypted, strict=True):
-            blocks[i] = block
-    return blocks
+def _verified(codec: Codec, keys: list[bytes], plains: list[bytes | None]) -> list[bytes | None]:
+    """`plains`, but None for one that does not hash to its key."""
+    hashes = iter(_keys_of(codec, [plain for plain in plains if plain is not None]))
+    return [
+        plain if plain is not None and next(hashes) == canonical(codec, key) else None
+        for key, plain in zip(keys, plains, strict=True)
+    ]
 
 
 def _aes_gcm_decrypt(key: bytes, body: memoryview) -> bytes | None:
@@ -159,7 +170,7 @@ def _aes_gcm_decrypt(key: bytes, body: memoryview) -> bytes | None:
     return None
 
 
-def _decompress(block: Buffer | None, size: int) -> bytes | None:
+def _decompress(block: bytes | None, size: int) -> bytes | None:
     if block is not None:
         with contextlib.suppress(ChunkCorruptError):
             return snappy.decompress(block, size)

@@ -46,6 +46,9 @@ class Codec(enum.IntEnum):
     BLAKE2B256_AESGCM = 3
 
 
+_NAME_PREFIXES = [bytes((codec,)) for codec in sorted(Codec)]
+
+
 class Encoded(NamedTuple):
     """What a writer needs: `id` and `key` go into the flist, `payload` into the store under `id`."""
 
@@ -71,7 +74,7 @@ def cache_name(key: bytes) -> bytes:
 
     Never the store's id: a flist may claim any id for its own bytes, but not another's hash.
     """
-    return bytes((codec_of(key),)) + key
+    return _NAME_PREFIXES[codec_of(key)] + key
 
 
 def decode(key: bytes, payload: Buffer, size: int, *, allow_unverified: bool = False) -> bytes:

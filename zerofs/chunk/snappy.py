@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zerofs.chunk import _snappy
 from zerofs.errors import ChunkCorruptError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_LONGEST_VARINT = 5  # bytes: lengths are 32-bit
 
 
 def largest_block(size: int) -> int:
@@ -17,30 +16,16 @@ def largest_block(size: int) -> int:
     return 32 + size + size // 6
 
 
-def declared_length(block: bytes | memoryview) -> int:
-    """The plain length that stands at the start of `block`.  Raises ChunkCorruptError."""
-    length = 0
-    for position, byte in enumerate(block[:_LONGEST_VARINT]):
-        length |= (byte & 0x7F) << (7 * position)
-        if byte < 0x80:
-            return length
-    raise ChunkCorruptError("a chunk's compressed bytes do not start with their length")
-
-
 def decompress(block: Buffer, limit: int) -> bytes:
     """The plain bytes of `block`.  Raises ChunkCorruptError where it is damaged or holds over `limit`."""
-    view = memoryview(block)
-    length = declared_length(view)
+    length = _snappy.declared_length(block)
+    if length < 0:
+        raise ChunkCorruptError("a chunk's compressed bytes do not start with their length")
     if length > limit:
         raise ChunkCorruptError(f"a chunk of {length} bytes stands where at most {limit} belong")
-    import cramjam
-
-    try:
-        plain = bytes(cramjam.snappy.decompress_raw(view))
-    except cramjam.DecompressionError as error:
-        raise ChunkCorruptError("a chunk does not decompress") from error
-    if len(plain) != length:
-        raise ChunkCorruptError("a chunk decompresses to another length than it declares")
+    plain = _snappy.decompress(block)
+    if plain is None:
+        raise ChunkCorruptError("a chunk does not decompress")
     return plain
 
 

@@ -16,73 +16,29 @@ decoded, read from the cache or waited for under it but work for a fetch thread.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from zerofs.chunk.batch import Request, decode_many
-from zerofs.chunk.codec import Codec, cache_name
-from zerofs.errors import ChunkError, ClosingError, StoreError, StoreTimeoutError, ZerofsError
+from zerofs.errors import StoreTimeoutError, ZerofsError
 from zerofs.fetch.background import Background, Transfer, shared_background
-from zerofs.fetch.flight import MOST_CHUNKS, Done, Flight, FlightQueue
-from zerofs.fetch.memory import ChunkMemory, Decoded
+from zerofs.fetch.delivery import Arrived, Delivery, closing_error
+from zerofs.fetch.failures import Failures
+from zerofs.fetch.flight import MOST_CHUNKS, Done, Flight, FlightQueue, name_of
+from zerofs.fetch.memory import ChunkMemory
 from zerofs.flist.model import Chunk
 from zerofs.histogram import Histogram
 from zerofs.store.pool import unhurried
 
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
-    from zerofs.store.base import Payload
+    from zerofs.fetch.protocols import ChunkSource, Feeder
     from zerofs.store.link import Link
 
-logger = logging.getLogger(__name__)
-
-FAILURE_MEMORY = 3.0  # seconds
-MOST_FAILURES = 4096  # remembered at a time
 CLOSE_PATIENCE = 1.0  # seconds for fetch threads that are decoding
 MOST_PARKED = 256  # chunks of a feeder that wait for room on the way to their store, while others have some
-
-
-class ChunkSource(Protocol):
-    """What the fetcher needs of a router."""
-
-    def fetch_batches(
-        self,
-        ids: Sequence[bytes],
-        judge: Callable[[Sequence[tuple[int, Payload]]], Sequence[ChunkError | None]],
-        fail: Callable[[int, ZerofsError], None],
-        deadline: float,
-        *,
-        hedged: bool = True,
-    ) -> None:
-        """Hand payloads as they arrive to `judge`, which says why it refuses one, or each error to `fail`.
-
-        `hedged`: where a replica is late, another may be asked as well.
-        """
-        ...
-
-    def way_to(self, chunk_id: bytes) -> Link:
-        """To the store that a chunk is most likely to come from."""
-        ...
-
-    def ways(self) -> Sequence[Link]:
-        """To all stores that chunks come from, as far as that is known."""
-        ...
-
-
-class Feeder(Protocol):
-    """Who knows what will be wanted next."""
-
-    def take(self, room: int) -> Sequence[tuple[Chunk, Done]]:
-        """Chunks to be fetched now, of up to `room` bytes but at least one where any is left.
-
-        Each comes with what is called once when it is here, or cannot be had; with neither bytes nor error
-        where there was nothing to do, as somebody else has it or waits for it.  Any thread.
-        """
-        ...
 
 
 class FetchStats(NamedTuple):
@@ -102,10 +58,6 @@ class FetchStats(NamedTuple):
     verify_failures: int = 0  # payloads that were refused
     cached: int = 0
     uncached: int = 0
-
-
-class _ClosingError(Exception):
-    """Ends a fetch whose result nobody wants any more."""
 
 
 class Fetcher:
@@ -129,18 +81,20 @@ class Fetcher:
         self._feeder: Feeder | None = None
         self._fetching_ahead = 0  # batches that the background has of us
         self._router = router
-        self._cache = cache
         self._timeout = timeout
         self._most_threads = max(1, threads)
-        self._allow_unverified = allow_unverified
         self._memory = ChunkMemory(cache)
+        self._delivery = Delivery(
+            router, cache, self._memory, self._serve, timeout=timeout, allow_unverified=allow_unverified
+        )
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._queue = FlightQueue()
         self._flights: dict[Chunk, Flight] = {}
-        self._failures: dict[Chunk, tuple[float, ZerofsError]] = {}  # until when, what
+        self._failures = Failures()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._idle = 0  # threads that sleep
+        self._called = 0  # threads that were woken or started and have not looked for work yet
         self._counts = dict.fromkeys(FetchStats._fields, 0)
         self._latency = Histogram()
         self._closing = False
@@ -160,17 +114,12 @@ class Fetcher:
         after the chunk's deadline, or by `close`.
         """
         try:
-            found = self._demand(chunk)
+            found = self._demand(chunk, done)
         except ZerofsError as error:
             done(None, error)
             return
         if isinstance(found, bytes):
             done(found, None)
-            return
-        with self._lock:
-            found.told.append(done)
-        if found.landed:  # perhaps before we were on its list
-            found.tell()
 
     def expire(self) -> None:
         """End the flights whose deadline is over: those who do not wait themselves rely on it."""
@@ -190,7 +139,7 @@ class Fetcher:
         while piece := list(islice(source, MOST_CHUNKS)):
             with self._lock:
                 for chunk in piece:
-                    name = _memory_name(chunk)
+                    name = name_of(chunk)
                     if self._closing or chunk in self._flights or self._memory.find(name) is not None:
                         continue
                     flight = self._flight_ahead(chunk, name)
@@ -230,11 +179,12 @@ class Fetcher:
         self._background.leave(self)
         with self._lock:
             self._closing = True
+            self._delivery.close()
             self._feeder = None
             self._queue.clear()
             flights = list(self._flights.values())
             for flight in flights:
-                flight.land(error=_closing_error())
+                flight.land(error=closing_error())
             self._flights.clear()
             self._work.notify_all()
             threads = list(self._threads)
@@ -249,41 +199,40 @@ class Fetcher:
 
     # -- readers -----------------------------------------------------------------------------
 
-    def _demand(self, chunk: Chunk) -> bytes | Flight:
-        """Bytes that are there, or the flight that brings them; raises a remembered failure."""
-        name = _memory_name(chunk)
+    def _demand(self, chunk: Chunk, done: Done | None = None) -> bytes | Flight:
+        """Bytes that are there, or the flight that brings them and calls `done`; raises a remembered failure."""
+        name = name_of(chunk)
         with self._lock:
             self._counts["demanded"] += 1
-            found = self._known(chunk, name)
-            return self._launch(chunk, name) if found is None else found
-
-    def _known(self, chunk: Chunk, name: bytes) -> bytes | Flight | None:
-        """Bytes in memory, or a flight to wait for; raises a remembered failure.  Under the lock."""
-        if (plain := self._memory.find(name)) is not None:
-            self._counts["from_memory"] += 1
-            return plain
-        if failure := self._failures.get(chunk):
-            until, error = failure
-            if time.monotonic() < until:
+            if (plain := self._memory.find(name)) is not None:
+                self._counts["from_memory"] += 1
+                return plain
+            if (error := self._failures.recall(chunk)) is not None:
                 self._counts["remembered_failures"] += 1
                 raise _again(error)
-            del self._failures[chunk]
-        flight = self._flights.get(chunk)
-        if flight is not None:
-            self._counts["joined"] += 1
-            if not flight.demanded:
-                flight.wanted = time.monotonic()
-                flight.deadline = flight.wanted + self._timeout
-                self._queue.promote(flight)
-                self._wake_threads()
-        return flight
+            flight = self._flights.get(chunk)
+            if flight is None:
+                return self._launch(chunk, name, done)
+            self._join(flight)
+            if done is not None:
+                flight.told.append(done)
+            return flight
 
-    def _launch(self, chunk: Chunk, name: bytes) -> Flight:
+    def _join(self, flight: Flight) -> None:
+        """One more waits for a flight.  Under the lock."""
+        self._counts["joined"] += 1
+        if not flight.demanded:
+            flight.wanted = time.monotonic()
+            flight.deadline = flight.wanted + self._timeout
+            self._queue.promote(flight)
+            self._wake_threads()
+
+    def _launch(self, chunk: Chunk, name: bytes, done: Done | None) -> Flight:
         """Start a flight that somebody waits for.  Under the lock."""
         if self._closing:
-            raise _closing_error()
+            raise closing_error()
         now = time.monotonic()
-        flight = Flight(chunk, name, now + self._timeout, demanded=True)
+        flight = Flight(chunk, name, now + self._timeout, demanded=True, done=done)
         flight.wanted = now
         self._queue.add(flight)
         self._flights[chunk] = flight
@@ -309,27 +258,43 @@ class Fetcher:
     # -- flights -----------------------------------------------------------------------------
 
     def _wake_threads(self) -> None:
-        if len(self._queue) > self._idle and len(self._threads) < self._most_threads:
+        """Have somebody look at what is queued.  Under the lock."""
+        if self._idle:
+            self._idle -= 1
+            self._called += 1
+            self._work.notify()
+        elif len(self._threads) < self._most_threads and len(self._queue) > self._called:
             # A daemon: a store that does not answer must not keep the process from ending.
             thread = threading.Thread(target=self._run, name=f"fetch-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
             thread.start()
-        if self._idle:
-            self._work.notify()
+            self._threads.append(thread)
+            self._called += 1
 
-    def _serve(self, served: Sequence[tuple[Flight, bytes]]) -> None:
+    def _serve(self, arrived: Arrived) -> None:
         """End flights with their bytes; what is late for its readers was kept for the next ones."""
+        good = arrived.good
         with self._lock:
+            self._count(arrived)
             now = time.monotonic()
-            for flight, plain in served:
-                self._failures.pop(flight.chunk, None)
+            for flight, plain in good:
+                self._failures.forget(flight.chunk)
                 if not flight.landed:
                     self._end(flight)
                     if flight.demanded:
                         self._latency.add(now - flight.wanted)
                     flight.land(plain=plain)
-        for flight, _ in served:
+        for flight, _ in good:
             flight.tell()
+
+    def _count(self, arrived: Arrived) -> None:
+        """Under the lock."""
+        if arrived.from_cache:
+            self._counts["from_cache"] += len(arrived.good)
+            return
+        self._counts["verify_failures"] += arrived.refused
+        self._counts["fetched"] += len(arrived.good)
+        self._counts["fetched_bytes"] += arrived.payload
+        self._counts["plain_bytes"] += sum([len(plain) for _, plain in arrived.good])
 
     def _fail(self, flight: Flight, error: ZerofsError) -> None:
         """End a flight with an error, unless it has landed."""
@@ -339,7 +304,7 @@ class Fetcher:
             self._end(flight)
             self._counts["failures"] += 1
             if flight.demanded:
-                self._remember(flight.chunk, error)
+                self._failures.remember(flight.chunk, error)
             flight.land(error=error)
         flight.tell()
 
@@ -348,30 +313,27 @@ class Fetcher:
         if self._flights.get(flight.chunk) is flight:
             del self._flights[flight.chunk]
 
-    def _remember(self, chunk: Chunk, error: ZerofsError) -> None:
-        now = time.monotonic()
-        if len(self._failures) >= MOST_FAILURES:
-            self._failures = {key: value for key, value in self._failures.items() if value[0] > now}
-        if len(self._failures) < MOST_FAILURES:
-            self._failures[chunk] = (now + FAILURE_MEMORY, error)
-
     # -- fetch threads -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            self._fetch(batch, Transfer(self._background), self._fail, hedged=True)
+        with self._lock:
+            self._called -= 1
+            batch = self._next_batch()
+        while batch:
+            self._delivery.bring(batch, Transfer(self._background), self._fail, hedged=True)
+            with self._lock:
+                batch = self._next_batch()
 
     def _next_batch(self) -> list[Flight]:
-        """What this thread is to fetch; empty when it is to end."""
-        with self._lock:
-            while not self._closing:
-                free = 1 + self._idle + self._most_threads - len(self._threads)
-                if batch := self._queue.take(free):
-                    return batch
-                self._idle += 1
-                self._work.wait()
-                self._idle -= 1
-            return []
+        """What this thread is to fetch; empty when it is to end.  Under the lock."""
+        while not self._closing:
+            free = 1 + self._idle + self._called + self._most_threads - len(self._threads)
+            if batch := self._queue.take(free):
+                return batch
+            self._idle += 1
+            self._work.wait()
+            self._called -= 1
+        return []
 
     def take_ahead(self, room: Callable[[Link], int]) -> list[Flight]:
         """For `background`: see there."""
@@ -391,7 +353,7 @@ class Fetcher:
         needless: list[Done] = []
         with self._lock:
             for chunk, done in wanted:
-                name = _memory_name(chunk)
+                name = name_of(chunk)
                 if self._closing or chunk in self._flights or self._memory.find(name) is not None:
                     needless.append(done)
                     continue
@@ -419,7 +381,7 @@ class Fetcher:
         try:
             # what is late is nobody's yet, and a second request would be one that the budget does not know
             with unhurried():
-                self._fetch(batch, transfer, self._fail_ahead, hedged=False)
+                self._delivery.bring(batch, transfer, self._fail_ahead, hedged=False)
         finally:
             with self._lock:
                 self._fetching_ahead -= 1
@@ -437,105 +399,7 @@ class Fetcher:
         if not anew:
             self._fail(flight, error)
 
-    def _fetch(
-        self,
-        batch: Sequence[Flight],
-        transfer: Transfer,
-        give_up: Callable[[Flight, ZerofsError], None],
-        *,
-        hedged: bool,
-    ) -> None:
-        """Bring every flight of `batch` to its end; `give_up` gets those that cannot be had."""
-        flights = self._unsettled(batch)
-        error: ZerofsError = StoreError("no store answered for a chunk")
-
-        def judge(arrived: Sequence[tuple[int, Payload]]) -> list[ChunkError | None]:
-            payload_size = sum(len(payload) for _, payload in arrived)
-            transfer.arrived(payload_size, sum(flights[index].chunk.size for index, _ in arrived))
-            return self._judge([(flights[index], payload) for index, payload in arrived])
-
-        failed: set[Flight] = set()
-
-        def fail(index: int, error: ZerofsError) -> None:
-            failed.add(flights[index])
-            give_up(flights[index], error)
-
-        try:
-            if flights:
-                ids = [flight.chunk.id for flight in flights]
-                deadline = max(flight.deadline for flight in flights)
-                self._router.fetch_batches(ids, judge, fail, deadline, hedged=hedged)
-        except _ClosingError:
-            error = _closing_error()
-        except ZerofsError as caught:
-            error = caught
-        except Exception:
-            logger.exception("fetching %d chunks failed unexpectedly", len(flights))
-        for flight in flights:
-            if not flight.landed and flight not in failed:
-                give_up(flight, error)
-
-    def _unsettled(self, batch: Sequence[Flight]) -> list[Flight]:
-        """Those to be fetched: not too late, and not in the cache, whoever put them there meanwhile."""
-        now = time.monotonic()
-        for flight in batch:
-            if not flight.demanded:
-                flight.deadline = now + self._timeout
-        flights = [flight for flight in batch if flight.deadline > now]  # readers see to the others
-        if self._cache is None:
-            return flights
-        found: list[tuple[Flight, bytes]] = []
-        lacking: list[Flight] = []
-        with self._cache.snapshot() as snapshot:
-            for flight in flights:
-                plain = snapshot.read(flight.name)
-                if plain is None:
-                    lacking.append(flight)
-                else:
-                    found.append((flight, plain))
-        if found:
-            with self._lock:
-                self._counts["from_cache"] += len(found)
-            self._serve(found)
-        return lacking
-
-    def _judge(self, arrived: list[tuple[Flight, Payload]]) -> list[ChunkError | None]:
-        """Decode and verify payloads that arrived together, and serve them; for each what is wrong with it."""
-        if self._closing:
-            raise _ClosingError
-        requests = [Request(flight.chunk.key, payload, flight.chunk.size) for flight, payload in arrived]
-        results = decode_many(requests, allow_unverified=self._allow_unverified)
-        verdicts = [result if isinstance(result, ChunkError) else None for result in results]
-        good = [
-            (flight, result)
-            for (flight, _), result in zip(arrived, results, strict=True)
-            if not isinstance(result, ChunkError)
-        ]
-        with self._lock:
-            self._counts["verify_failures"] += len(results) - len(good)
-            self._counts["fetched"] += len(good)
-            self._counts["fetched_bytes"] += sum(
-                len(payload) for (_, payload), fault in zip(arrived, verdicts, strict=True) if fault is None
-            )
-            self._counts["plain_bytes"] += sum(len(plain) for _, plain in good)
-        self._memory.keep(
-            Decoded(flight.name, plain, flight.name[0] != Codec.UNKNOWN) for flight, plain in good
-        )
-        self._serve(good)
-        self._memory.wait_for_room()
-        return verdicts
-
-
-def _memory_name(chunk: Chunk) -> bytes:
-    """Names the plain bytes of a chunk.  An unverifiable key proves nothing: there the id counts, too."""
-    name = cache_name(chunk.key)
-    return name + chunk.id if name[0] == Codec.UNKNOWN else name
-
 
 def _again(error: ZerofsError) -> ZerofsError:
     """An error for one more reader: raising one object in many threads would pile up tracebacks."""
     return type(error)(str(error), hint=error.hint)
-
-
-def _closing_error() -> ZerofsError:
-    return ClosingError("the mount is coming down")

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from zerofs.chunk.codec import Codec, cache_name
 from zerofs.errors import ZerofsError
 from zerofs.flist.model import Chunk
 from zerofs.store.link import Link
@@ -25,6 +26,19 @@ MOST_AHEAD = 4096  # flights that wait in the background; more are not accepted
 
 
 Done = Callable[[bytes | None, ZerofsError | None], object]
+
+_UNKNOWN = int(Codec.UNKNOWN)
+
+
+def name_of(chunk: Chunk) -> bytes:
+    """Names the plain bytes of a chunk.  An unverifiable key proves nothing: there the id counts, too."""
+    name = cache_name(chunk.key)
+    return name + chunk.id if name[0] == _UNKNOWN else name
+
+
+def is_proven(name: bytes) -> bool:
+    """Whether the bytes of that name are known to be right, so that others may have them, too."""
+    return name[0] != _UNKNOWN
 
 
 class Flight:
@@ -46,7 +60,14 @@ class Flight:
     )
 
     def __init__(
-        self, chunk: Chunk, name: bytes, deadline: float, *, demanded: bool, way: Link | None = None
+        self,
+        chunk: Chunk,
+        name: bytes,
+        deadline: float,
+        *,
+        demanded: bool,
+        way: Link | None = None,
+        done: Done | None = None,
     ) -> None:
         self.chunk = chunk
         self.name = name
@@ -57,7 +78,8 @@ class Flight:
         self.way = way  # to the store that is likely to be asked; known of what is fetched ahead
         self.plain: bytes | None = None
         self.error: ZerofsError | None = None
-        self.told: list[Done] = []  # to be called once it has landed, without the fetcher's lock
+        # to be called once it has landed, without the fetcher's lock
+        self.told: list[Done] = [] if done is None else [done]
         self.landed = False
         self._waker: threading.Event | None = None  # made for the first who waits: few flights have one
 

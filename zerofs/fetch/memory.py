@@ -4,7 +4,7 @@ Place: between `fetcher` and the cache.  The kernel asks for a chunk of 512 KiB 
 chunk must stay readable from the moment it is decoded: until the writer thread has committed it, or,
 where there is no room for it in the cache, until newer ones push it out of a small ring.
 
-Threads: any; one writer thread, started with the first chunk.  `_changed` guards everything and is never
+Threads: any; one writer thread, started with the first chunk.  `_lock` guards everything and is never
 held while the cache is written.  What waits for the writer is bounded: fetch threads wait for room, and
 when the writer does not move at all for a while, chunks are served without being cached.
 """
@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from zerofs.fetch.flight import is_proven
+
 if TYPE_CHECKING:
     from zerofs.cache.lmdb import ChunkCache
 
@@ -26,17 +28,9 @@ logger = logging.getLogger(__name__)
 MOST_PENDING = 6 << 20  # bytes that wait for the writer
 MOST_RECENT = 8 << 20  # bytes of chunks that are not in the cache
 BATCH_BYTES = 2 << 20  # in one transaction
-BATCH_CHUNKS = 256
+BATCH_CHUNKS = 1024  # small ones: each transaction writes the pages of the trees that it changes anew
 PATIENCE = 5.0  # seconds that a fetch thread waits for a writer that does not move
 CLOSE_PATIENCE = 10.0  # seconds for what is queued when it ends
-
-
-class Decoded(NamedTuple):
-    """A chunk that has arrived."""
-
-    name: bytes
-    plain: bytes
-    cacheable: bool
 
 
 class MemoryStats(NamedTuple):
@@ -51,7 +45,8 @@ class ChunkMemory:
 
     def __init__(self, cache: ChunkCache | None) -> None:
         self._cache = cache
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._pending: OrderedDict[bytes, bytes] = OrderedDict()
         self._pending_bytes = 0
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
@@ -64,30 +59,31 @@ class ChunkMemory:
 
     def find(self, name: bytes) -> bytes | None:
         """The plain bytes of a chunk, if they are here."""
-        with self._changed:
+        with self._lock:
             plain = self._pending.get(name)
             if plain is None and (plain := self._recent.get(name)) is not None:
                 self._recent.move_to_end(name)
             return plain
 
-    def keep(self, decoded: Iterable[Decoded]) -> None:
-        """Take decoded chunks.  Does not wait; see `wait_for_room`."""
-        with self._changed:
-            for name, plain, cacheable in decoded:
+    def keep(self, decoded: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take the names and plain bytes of decoded chunks.  Does not wait; see `wait_for_room`."""
+        with self._lock:
+            pending = self._pending
+            for name, plain in decoded:
                 full = self._stuck and self._pending_bytes >= MOST_PENDING
-                if self._cache is None or not cacheable or full or self._closing:
+                if self._cache is None or full or self._closing or not is_proven(name):
                     self._keep_recent(name, plain)
-                elif name not in self._pending:
-                    self._pending[name] = plain
+                elif name not in pending:
+                    pending[name] = plain
                     self._pending_bytes += len(plain)
-            if self._pending:
+            if pending:
                 self._start_writer()
                 self._changed.notify_all()
 
     def wait_for_room(self) -> None:
         """Wait until what is pending is below its bound: back-pressure for who decodes."""
-        with self._changed:
-            if self._changed.wait_for(self._has_room, PATIENCE):
+        with self._lock:
+            if self._has_room() or self._changed.wait_for(self._has_room, PATIENCE):
                 return
             self._stuck = True
             self._changed.notify_all()
@@ -96,12 +92,12 @@ class ChunkMemory:
                 logger.warning("the cache takes no chunks at the moment; they are served without it")
 
     def stats(self) -> MemoryStats:
-        with self._changed:
+        with self._lock:
             return MemoryStats(self._cached, self._uncached)
 
     def close(self) -> None:
         """Commit what is pending and end the writer."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
         if self._writer is not None:
@@ -109,7 +105,7 @@ class ChunkMemory:
             if self._writer.is_alive():
                 logger.warning("the cache did not take %d chunks in time", len(self._pending))
 
-    # -- under _changed ----------------------------------------------------------------------
+    # -- under _lock -------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
         return self._closing or self._stuck or self._pending_bytes < MOST_PENDING
@@ -144,7 +140,7 @@ class ChunkMemory:
             self._finish(batch, there)
 
     def _next_batch(self) -> list[tuple[bytes, bytes]]:
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._pending or self._closing)
             batch: list[tuple[bytes, bytes]] = []
             size = 0
@@ -156,7 +152,7 @@ class ChunkMemory:
             return batch
 
     def _finish(self, batch: list[tuple[bytes, bytes]], there: list[bool]) -> None:
-        with self._changed:
+        with self._lock:
             for (name, plain), cached in zip(batch, there, strict=True):
                 del self._pending[name]
                 self._pending_bytes -= len(plain)

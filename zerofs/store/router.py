@@ -5,9 +5,9 @@ A miss, an error or a chunk that does not verify goes on to the next destination
 tried again, with pauses, until the deadline.  The replicas of a pool are asked in the order of their speed (`want`),
 and a late one gets another beside it (`race`).  Destinations whose breaker is open come last.
 
-The router's own state never changes after it is made, but for who gave a chunk of which candidates last (written in one
-step, and only a guess); breakers, stores and the write-back queue have their own locks, and none is held here while
-anything is waited for.
+The router's own state never changes after it is made, but for who gave a chunk of which candidates last (only a guess)
+and which candidates there are for ids that begin alike, each written in one step; breakers, stores and the write-back
+queue have their own locks, and none is held here while anything is waited for.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ Fail = Callable[[int, ZerofsError], None]
 
 CLOSE_TIMEOUT = 2.0  # seconds that closing gives to what is queued for cache pools
 PROBE_TIMEOUT = 10.0
+MOST_KNOWN = 4096  # beginnings of ids whose candidates are kept
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ class Router:
             pools = {name: self._pool(layer, name) for name in (*layer.lookup, *layer.cache)}
             self._lookup += [pools[name] for name in layer.lookup]
             self._caches += [pools[name] for name in layer.cache]
+        # All that ranges look at; of ids that agree in it the candidates are one and the same tuple.
+        self._telling_digits = max(
+            (len(ids.first) for pool in self._lookup for ids, _ in pool.rules), default=0
+        )
+        self._known: dict[str, tuple[Candidate, ...]] = {}
         self._givers: dict[tuple[Candidate, ...], Destination] = {}
         self._nowhere = Link()
         self._write_back = WriteBack()
@@ -109,7 +115,7 @@ class Router:
 
     def way_to(self, chunk_id: bytes) -> Link:
         """The link to who is likely to give a chunk: the last giver among the same candidates, or the first asked."""
-        candidates = tuple(self._candidates(chunk_id))
+        candidates = self._candidates(chunk_id)
         giver = self._givers.get(candidates)
         if giver is None and candidates:
             giver = in_order(candidates)[0].destination
@@ -154,28 +160,31 @@ class Router:
     def _destination(self, url: StoreUrl | UnusableUrl) -> Destination:
         return self._destinations.setdefault(url, Destination(url))
 
-    def _candidates(self, chunk_id: bytes) -> list[Candidate]:
+    def _candidates(self, chunk_id: bytes) -> tuple[Candidate, ...]:
         """Who may hold the chunk, in order; a store that several rules name is asked once."""
-        digits = id_digits(chunk_id)
+        digits = id_digits(chunk_id)[: self._telling_digits]
+        known = self._known.get(digits)
+        if known is not None:
+            return known
         found: dict[Destination, Candidate] = {}
         for number, pool in enumerate(self._lookup):
             for destination in pool.holders(digits):
                 found.setdefault(destination, Candidate(destination, number, pool.is_cache))
-        return list(found.values())
+        candidates = tuple(found.values())
+        if len(self._known) < MOST_KNOWN:
+            self._known[digits] = candidates
+        return candidates
 
     def _pass(self, wants: Sequence[Want], judge: Judge, deadline: float, *, hedged: bool) -> None:
         """Ask the candidates of every chunk until it is served or all have been asked once."""
         lines: dict[tuple[Candidate, ...], list[Candidate]] = {}
-
-        def order(candidates: tuple[Candidate, ...]) -> list[Candidate]:
-            line = lines.get(candidates)
-            if line is None:
-                line = lines[candidates] = in_order(candidates)
-            return line
-
         for want in wants:
-            want.start_pass(order)
-            self._probe_passed_over(want)
+            worth_asking = want.worth_asking()
+            line = lines.get(worth_asking)
+            if line is None:
+                line = lines[worth_asking] = in_order(worth_asking)
+                self._probe_passed_over(line, want.id)
+            want.waiting = line.copy()
         work = [want for want in wants if want.waiting]
         while work:
             destination = _next_destination(work)
@@ -228,8 +237,8 @@ class Router:
                 continue
             helped = want.served = True
             if len(want.candidates) > 1:
-                self._givers[tuple(want.candidates)] = destination
-            if not want.waiting[0].is_cache:
+                self._givers[want.candidates] = destination
+            if self._caches and not want.waiting[0].is_cache:
                 self._fill_caches(want.id, payload)
         if not helped:
             destination.latency.useless()
@@ -241,16 +250,16 @@ class Router:
             if holder is not None:
                 self._write_back.offer(holder, chunk_id, bytes(payload))  # its memory is used again
 
-    def _probe_passed_over(self, want: Want) -> None:
+    def _probe_passed_over(self, line: Sequence[Candidate], chunk_id: bytes) -> None:
         """Find out in the background whether a destination is back that others stand in for, or that is given up."""
-        if not want.waiting:
+        if not line:
             return
-        first = want.waiting[0].destination.breaker
+        first = line[0].destination.breaker
         if first.is_open and not first.is_given_up:
             return  # it is asked in any case
-        for candidate in want.waiting[0 if first.is_given_up else 1 :]:
+        for candidate in line[0 if first.is_given_up else 1 :]:
             if candidate.destination.breaker.claim_probe():
-                arguments = (candidate.destination, want.id)
+                arguments = (candidate.destination, chunk_id)
                 threading.Thread(target=_probe, args=arguments, name="zerofs-probe", daemon=True).start()
 
 

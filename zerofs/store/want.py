@@ -5,7 +5,7 @@ Place: between `router` and `race`; belongs to the thread that fetches the chunk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
@@ -44,27 +44,24 @@ class Candidate(NamedTuple):
     is_cache: bool
 
 
-Order = Callable[[tuple[Candidate, ...]], Sequence[Candidate]]
-
-
 class Want:
     """A chunk that is wanted."""
 
     __slots__ = ("candidates", "faults", "id", "index", "served", "waiting")
 
-    def __init__(self, index: int, chunk_id: bytes, candidates: list[Candidate]) -> None:
+    def __init__(self, index: int, chunk_id: bytes, candidates: tuple[Candidate, ...]) -> None:
         self.index = index
         self.id = chunk_id
         self.candidates = candidates
-        self.waiting: list[Candidate] = []
+        self.waiting: list[Candidate] = []  # those to be asked in this pass, the next one first
         self.faults: dict[Destination, ZerofsError | None] = {}  # None: it lacks the chunk
         self.served = False
 
-    def start_pass(self, order: Order) -> None:
-        """Line up those worth asking: all at first, later those that were out of reach."""
-        self.waiting = [each for each in self.candidates if self._worth_asking(each.destination)]
-        if len(self.waiting) > 1:
-            self.waiting = list(order(tuple(self.waiting)))
+    def worth_asking(self) -> tuple[Candidate, ...]:
+        """All candidates at first, later those that were out of reach."""
+        if not self.faults:
+            return self.candidates
+        return tuple(each for each in self.candidates if self._is_worth_asking(each.destination))
 
     def is_hopeful(self) -> bool:
         """Whether asking again may help."""
@@ -97,7 +94,7 @@ class Want:
                     return type(fault)(message, hint=fault.hint)
         return ChunkMissingError(message)
 
-    def _worth_asking(self, destination: Destination) -> bool:
+    def _is_worth_asking(self, destination: Destination) -> bool:
         return destination not in self.faults or isinstance(self.faults[destination], StoreUnreachableError)
 
 

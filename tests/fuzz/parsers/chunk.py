@@ -6,8 +6,11 @@ import contextlib
 import hashlib
 import zlib
 
+import cramjam
+
 from zerofs._fast import xxtea_decrypt, xxtea_encrypt
 from zerofs.chunk import snappy
+from zerofs.chunk._snappy import declared_length
 from zerofs.chunk.batch import Request, decode_many
 from zerofs.chunk.codec import Codec, aes_gcm_encrypt, canonical, codec_of, decode, encode, key_of
 from zerofs.errors import ChunkCorruptError, ChunkError
@@ -72,8 +75,19 @@ def _check_cipher(data: bytes) -> None:
 
 
 def _check_snappy(data: bytes, size: int) -> None:
+    plain = None
     with contextlib.suppress(ChunkCorruptError):
-        assert len(snappy.decompress(data, size)) <= size
+        plain = snappy.decompress(data, size)
+    if 0 <= declared_length(data) <= size:
+        assert plain == _decompressed_by_others(data)
+    else:
+        assert plain is None
+
+
+def _decompressed_by_others(block: bytes) -> bytes | None:
+    with contextlib.suppress(cramjam.DecompressionError):
+        return bytes(cramjam.snappy.decompress_raw(block))
+    return None
 
 
 def samples() -> list[bytes]:
