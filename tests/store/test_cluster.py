@@ -61,6 +61,11 @@ def reads_right(store: Store, items: Items, seconds: float = 10.0) -> None:
     assert must_end(lambda: list(store.get_many(ids, within(seconds)))) == [payload for _, payload in items]
 
 
+def serving(node: ClusterNode) -> list[int]:
+    """Ports of the masters and replicas that a node sends clients to."""
+    return [port for _, _, *servers in node.ask("CLUSTER", "SLOTS") for _, port, *_ in servers]
+
+
 def in_one_slot(slot: int, count: int) -> Items:
     """Keys of one slot, by a hash tag."""
     tag = next(b"%d" % number for number in range(1 << 20) if slot_of(b"%d" % number) == slot)
@@ -257,6 +262,7 @@ def test_a_master_that_dies_and_comes_back(cluster: RedisCluster) -> None:
     reads_right(store, items + more)
     assert victim.role() == "slave"
     cluster.wait(lambda node: node.ask("DBSIZE") == heir.ask("DBSIZE"), "it has everything", [victim])
+    cluster.wait(lambda node: victim.port in serving(node), "everybody knows that it is back")
     heir.stop()  # now the one that came back has to stand in
     reads_right(store, items + more)
 
