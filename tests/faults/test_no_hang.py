@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.faults.conftest import Mount, counted, small_files
 from tests.index.test_load import Web
 from tests.support.reads import fails
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.waiting import eventually
 from zerofs.bench.faultproxy import Fault
 from zerofs.bench.soak.faults import SPOILING
 from zerofs.bench.soak.stores import Stores
@@ -35,13 +35,6 @@ SILENT = {
     "a byte a second": Fault("trickle", after=100, seconds=1.0),
     "garbage": Fault("garbage", data=b"$3\r\nabcdef\r\n"),
 }
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.1)
 
 
 def reads(ours: Path, theirs: Path) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from tests.mount.conftest import Image, write
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.sandbox import BINARIES, MountProcess, Sandbox
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -33,13 +34,6 @@ def fill(root: Path) -> None:
 @pytest.fixture
 def image(pack: Callable[..., Image]) -> Image:
     return pack("image", fill)
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 class Background(subprocess.Popen[bytes]):

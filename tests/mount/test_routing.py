@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +14,7 @@ from tests.mount.conftest import Image, write
 from tests.support.golden import load_directory
 from tests.support.redisserver import RedisServer, free_port
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -97,13 +97,6 @@ def mount(image: Image, sandbox: Sandbox) -> Callable[..., MountProcess]:
 def reads_right(mount: MountProcess) -> None:
     for name, content in CONTENT.items():
         assert (mount.target / name).read_bytes() == content, name
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 def spoiled(payload: bytes, number: int) -> bytes:

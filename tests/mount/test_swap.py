@@ -12,6 +12,7 @@ import pytest
 
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting an overlay takes root")
 
@@ -31,13 +32,6 @@ def update(root: Path) -> None:
     write(root / "turns/into-a-file", "a file")
     write(root / "dir/two", "two")
     write(root / "newdir/deep/file", "deep")
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture

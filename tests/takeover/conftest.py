@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from tests.mount.conftest import Image, pack, write
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.waiting import eventually
 
 __all__ = ["pack"]  # the fixture
 
@@ -48,13 +48,6 @@ while not os.path.exists(stop):
     count += 1
 print(count)
 """
-
-
-def eventually(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.01)
 
 
 def fill(root: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from tests.mount.conftest import Image, write
 from tests.mount.test_rootless import USER, WRITING, pack_for, play
 from tests.support.sandbox import Sandbox
-from tests.takeover.conftest import Supervised, eventually
+from tests.support.waiting import eventually
+from tests.takeover.conftest import Supervised
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 

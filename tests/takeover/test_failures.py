@@ -13,7 +13,8 @@ import pytest
 from tests.mount.conftest import Image
 from tests.support.mounts import mounts_below
 from tests.support.sandbox import Sandbox
-from tests.takeover.conftest import Readers, Supervised, eventually
+from tests.support.waiting import eventually
+from tests.takeover.conftest import Readers, Supervised
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 

@@ -19,7 +19,8 @@ from tests.mount.conftest import Image
 from tests.support.logs import unexpected
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.sandbox import BINARIES, PROCESS_END, Sandbox
-from tests.takeover.conftest import REPLACED, Readers, Supervised, eventually
+from tests.support.waiting import eventually
+from tests.takeover.conftest import REPLACED, Readers, Supervised
 from tests.takeover.test_takeover import base, update
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")

@@ -17,7 +17,8 @@ from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
-from tests.takeover.conftest import Readers, Supervised, eventually
+from tests.support.waiting import eventually
+from tests.takeover.conftest import Readers, Supervised
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
