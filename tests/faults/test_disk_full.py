@@ -90,7 +90,8 @@ def test_a_cache_that_evicts_on_a_full_disk(
 ) -> None:
     """Its bound is smaller than the image: room is made in the file, which cannot grow."""
     options = ["--ro", "--prefetch", "off", "--cache-free", "0", "--cache-size", "3M"]
-    mounted = mount(sandbox, image, engine, *options, "--cache", disk.path / "cache", allow=[NOT_USED])
+    complaints = [NOT_USED, "full at"]  # all of so small a cache may be held by the mount for a moment
+    mounted = mount(sandbox, image, engine, *options, "--cache", disk.path / "cache", allow=complaints)
     root = mounted.target
 
     def read(names: Iterable[str]) -> None:
@@ -105,7 +106,7 @@ def test_a_cache_that_evicts_on_a_full_disk(
     disk.fill()
     read([*reversed(CONTENT), *CONTENT])
     assert counted(sandbox, mounted, "cache")["evicted"] > evicted
-    assert mounted.log().count("WARNING") <= 1
+    assert all(mounted.log().count(said) <= 1 for said in complaints)
     assert mounted.stop() == 0  # before its disk
 
 
