@@ -21,6 +21,7 @@ from zerofs.chunk.batch import encode_many
 from zerofs.chunk.codec import Codec, cache_name
 from zerofs.errors import ChunkError, StoreError, ZerofsError
 from zerofs.fetch.fetcher import Fetcher
+from zerofs.fetch.flight import MOST_BYTES
 from zerofs.flist.model import Chunk
 from zerofs.store.base import Payload, Store, open_store
 from zerofs.store.build import build_router
@@ -33,7 +34,7 @@ SMALL_CHUNKS = 10_000
 _LARGE_CHUNKS = 256
 _PASSES = 4  # over the large ones: one is too short to be timed
 _THREADS = 4
-_BATCH = 16
+_BATCH = MOST_BYTES // LARGE  # as a mount takes them
 _PATIENCE = 60.0  # seconds
 
 

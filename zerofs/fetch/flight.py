@@ -21,7 +21,7 @@ from zerofs.store.link import Link
 logger = logging.getLogger(__name__)
 
 MOST_CHUNKS = 64  # in a batch: small ones, pipelined in one go
-MOST_BYTES = 8 << 20  # plain bytes in a batch: sixteen large ones
+MOST_BYTES = 4 << 20  # plain bytes in a batch: of more the processor's caches would have lost what came first
 MOST_AHEAD = 4096  # flights that wait in the background; more are not accepted
 
 
