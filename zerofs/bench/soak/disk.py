@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -19,10 +20,18 @@ class SmallDisk:
         host.command("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "zerofs-soak", path)
 
     def fill(self) -> None:
-        """Leave not one block."""
+        """Leave not one block, though others write meanwhile."""
         with self._filler.open("ab") as file:
-            free = os.statvfs(self.path)
-            os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END) + free.f_bavail * free.f_frsize)
+            while free := self._free():
+                try:
+                    os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END) + free)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+
+    def _free(self) -> int:
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
 
     def empty(self) -> None:
         self._filler.unlink(missing_ok=True)
