@@ -382,6 +382,19 @@ def test_interrupt_ends_the_wait_of_who_is_killed(
         kernel.ask(STATFS)
 
 
+def test_an_interrupt_that_comes_before_its_read_is_parked_counts(
+    kernel: Kernel, index: Index, chunks: Chunks
+) -> None:
+    """A thread has taken the read and not got far with it when another takes the interrupt."""
+    unique = kernel.ask(STATFS).unique + 4  # of the request after the interrupt
+    kernel.send(INTERRUPT, 0, struct.pack("<Q", unique))
+    time.sleep(0.05)  # for the thread that takes it; if it comes later, this is the test above
+    assert kernel.send(READ, node(index, "big"), read_in(0, 4096), pid=666) == unique
+    assert kernel.receive() == (errno.EINTR, unique, b"")
+    chunks.deliver()
+    kernel.ask(STATFS)
+
+
 # -- a live swap -----------------------------------------------------------------------------
 
 

@@ -123,6 +123,7 @@ cdef enum:
     MAX_PAGES = 256
     READAHEAD = 1 << 20
     MOST_WORKERS = 16
+    MOST_EARLY = 1024  # interrupts of reads that are not parked: nearly all of them have been answered
     SEEK_DATA = 3
     SEEK_HOLE = 4
 
@@ -196,6 +197,7 @@ cdef class Engine:
     cdef object finding  # a lock around the use of `snapshot` by way of py-lmdb
     cdef object kill_pending
     cdef dict parked  # unique → _Parked
+    cdef dict early  # uniques of interrupts that met no parked read, the oldest first: it may be about to be parked
     cdef void *current  # the View
     cdef Worker workers[MOST_WORKERS]
     cdef int worker_count
@@ -221,6 +223,7 @@ cdef class Engine:
         self.kill_pending = kill_pending
         self.finding = Lock()
         self.parked = {}
+        self.early = {}
         self.current = NULL
         self.guard = -1
         self.halted = 0
@@ -1009,7 +1012,12 @@ cdef class Engine:
                     return False
                 self.waited += parked.rounds == 0
                 self.parked[parked.unique] = parked
+                if self.early and parked.unique in self.early:
+                    del self.early[parked.unique]
+                    parked.interrupted = True
                 self._request(parked, missing)
+                if parked.interrupted:
+                    self._give_up(parked)
                 return True
             if index.faults() != faults:
                 return False  # counted, since `mend` may have come between
@@ -1035,6 +1043,9 @@ cdef class Engine:
         try:
             parked = self.parked.get(unique)
             if parked is None:
+                self.early[unique] = None
+                if len(self.early) > MOST_EARLY:
+                    del self.early[next(iter(self.early))]
                 return
             parked.interrupted = True
             self._give_up(parked)
