@@ -54,7 +54,7 @@ def image(workdir: Path, *, quick: bool) -> Corpus:
             pass  # the report names the origin of what was used instead
         else:
             return Corpus("image", root.directory, f"{_entries(root.directory):,} entries, Debian root")
-    return synthetic_image(workdir / "image", 300 if quick else 10_000)
+    return synthetic_image(workdir / "image", 300 if quick else 10_000)._replace(quick=quick)
 
 
 def large_file(workdir: Path, size: int, *, quick: bool) -> Corpus:

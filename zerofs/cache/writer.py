@@ -49,9 +49,8 @@ class Writer:
         self._environment = environment
         self._lock = threading.Lock()
         self._condemned: set[bytes] = set()
-        self._dropped: dict[
-            bytes, int
-        ] = {}  # the transactions of `_dropped_from` by which condemned entries went
+        # condemned entries → the transaction of `_dropped_from` by which they went
+        self._dropped: dict[bytes, int] = {}
         self._dropped_from: Mapped | None = None
         self._stopped = False
         self._patient_from = 0.0  # time.monotonic()

@@ -85,9 +85,8 @@ class Place:
 
     def __init__(self, kind: str = STATS, process: int | None = None) -> None:
         self._kind = kind
-        self._process = (
-            os.getpid() if process is None else process
-        )  # a child that has a copy of this does not take the name away
+        # noted now: a child that has a copy of this does not take the name away
+        self._process = os.getpid() if process is None else process
         with contextlib.ExitStack() as stack:
             self._directory = make_directory()
             stack.callback(os.close, self._directory)

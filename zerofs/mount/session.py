@@ -54,9 +54,8 @@ class Session:
         self.supervisor: int = hello.fields["process"]  # the source of the mount
         self.takeovers: int = hello.fields["takeovers"]  # before this one, and with it
         self.is_to_end: bool = hello.fields["ending"]  # the predecessor died while it took the mount down
-        self._deposited: bool = hello.fields.get(
-            "deposited", False
-        )  # a killed supervisor is followed by another
+        # whether a killed supervisor is followed by another
+        self._deposited: bool = hello.fields.get("deposited", False)
         self._handed_over = False
         self.retired = False  # a successor serves: nothing is to be taken down
         files = hello.files

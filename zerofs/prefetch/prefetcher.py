@@ -70,9 +70,8 @@ class Prefetcher:
         profile: Path,
         began: float | None = None,
     ) -> None:
-        self._first = self._index = (
-            index  # the profile is about the first; swapped ones number its chunks alike
-        )
+        self._first = index  # what the profile is about
+        self._index = index  # a swapped one, too, which numbers the chunks of the first alike
         self._cache = cache
         self._fetcher = fetcher
         self._profile = profile if mode in ("on", "profile") else None
