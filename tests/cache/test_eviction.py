@@ -184,6 +184,23 @@ def test_what_is_pinned_stays_and_where_all_is_pinned_the_rest_is_refused(
     assert not cache.full
 
 
+def test_a_search_in_vain_counts_until_something_is_stored(
+    cache: ChunkCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.put_many(chunks(8, LARGE))
+    pin_all_of(cache, {name(number) for number in range(60)})
+    for number in range(8, 60):
+        cache.put_many([chunk(number, LARGE)])
+    assert cache.full
+    pin_all_of(cache, set())
+    cache._writer.evictor._resume = time.monotonic() + 3600
+    cache.drop_many([name(0), name(1)])
+    assert cache.put_many([chunk(100, LARGE)]) == 1  # there is room
+    for number in range(101, 140):
+        assert cache.put_many([chunk(number, LARGE)]) == 1
+    assert not cache.full
+
+
 # -- readers and the bound -----------------------------------------------------------------
 
 
@@ -203,6 +220,20 @@ def test_a_reader_that_stays_costs_room_and_nothing_else(cache: ChunkCache) -> N
         assert cache.put_many([chunk(number, LARGE)]) == 1
     assert (cache.directory / "data.mdb").stat().st_size <= SIZE
     assert cache.stats().errors == cache.stats().replaced == 0
+
+
+def test_nothing_goes_for_a_reader_that_stays(cache: ChunkCache) -> None:
+    """It would keep the pages of what goes, too: mounts share a cache, and one of them is always reading."""
+    for number in range(60):
+        cache.put_many([chunk(number, LARGE)])
+    before = cache.stats()
+    with cache.snapshot():
+        for number in range(100, 130):
+            cache.put_many([chunk(number, LARGE)])
+        stats = cache.stats()
+        assert stats.refused > 20
+        assert stats.entries > before.entries - 4
+        assert stats.evicted - before.evicted < 8
 
 
 def test_a_reader_that_is_asked_to_go_costs_nothing(cache: ChunkCache) -> None:

@@ -70,6 +70,10 @@ class Evictor:
             self._resume = time.monotonic() + PAUSE
         return freed
 
+    def look_again(self) -> None:
+        """Something was stored since the last search: the next one need not be in vain."""
+        self._resume = 0.0
+
     def _turn(
         self, mapped: Mapped, needed: int, together: int, pinned: Callable[[bytes], bool]
     ) -> tuple[Sweep, int]:

@@ -54,7 +54,7 @@ class Writer:
         self._dropped_from: Mapped | None = None
         self._stopped = False
         self._patient_from = 0.0  # time.monotonic()
-        self._waited = False  # for readers, since the present piece came
+        self._waits = 0  # for readers, since the present piece came
 
     def condemn(self, name: bytes, seen: int | None = None) -> bool:
         """Drop an entry with the next write; False where that was to be done, or was done, already.
@@ -106,12 +106,12 @@ class Writer:
 
     def _store(self, piece: list[Named]) -> int | None:
         """Add `piece`, after making room for it where that is needed.  None where it does not fit."""
-        self._waited = False
-        for attempt in range(TRIES):
+        self._waits = 0
+        for _ in range(TRIES):
             added = self._attempt(self._add, piece)
             if added is not None:
                 return added
-            if not self._attempt(self._make_room, piece, attempt):
+            if not self._attempt(self._make_room, piece):
                 break
         return None
 
@@ -171,6 +171,7 @@ class Writer:
                 order.putmulti(places, append=True)
         self.stored += len(missing)
         self.full = False
+        self.evictor.look_again()
         return len(piece)
 
     def _missing(self, transaction: lmdb.Transaction[Any], piece: list[Named]) -> list[Named]:
@@ -179,7 +180,7 @@ class Writer:
             held = {bytes(name) for name, _ in chunks.getmulti([name for name, _ in piece])}
         return [(name, plain) for name, plain in _distinct(piece) if name not in held]
 
-    def _make_room(self, mapped: Mapped, piece: list[Named], attempt: int) -> bool:
+    def _make_room(self, mapped: Mapped, piece: list[Named]) -> bool:
         """Evict for `piece`; whether there is sense in trying once more to add it."""
         with mapped.env.begin() as transaction:
             room = self._room(mapped, transaction)
@@ -189,12 +190,12 @@ class Writer:
         lacking = needed - room.left
         more = min(EVICT_TOGETHER // mapped.page_size, room.slack)
         if lacking <= 0:
-            # It should have fitted: readers keep what is free, or no run of free pages is long enough.
-            if not self._waited:
-                self._waited = True
-                if self._await_readers(mapped):
-                    return True
-            return self.evictor.evict(mapped, more << attempt) > 0
+            # It should have fitted: readers keep what is free, or no run of free pages is long enough.  As long as it
+            # may be the readers nothing goes: they would keep that, too, and the whole cache be gone for nothing.
+            if self._waits and not self.evictor.evict(mapped, more << self._waits):
+                return False
+            self._waits += 1
+            return self._await_readers(mapped)
         freed = self.evictor.evict(mapped, lacking + more)
         if freed < lacking:
             self._say_full(room)

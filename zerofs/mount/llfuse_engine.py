@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,14 +35,29 @@ WORKERS = 16
 _END_TIMEOUT = 1.0  # seconds; the workers end at once unless the mount was busy and is only detached
 
 
-class _Abandoned(logging.Filter):
-    """Drops llfuse's complaint about an answer that nobody waits for any more: its reader was killed, or unmounted."""
+class Ordinary(logging.Filter):
+    """Drops what llfuse takes for errors, and is the way a session goes on or ends."""
 
     _GONE = tuple(map(os.strerror, (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)))
 
     def filter(self, record: logging.LogRecord) -> bool:
+        return not (self._answers_nobody(record) or self._says_an_end(record))
+
+    def _answers_nobody(self, record: logging.LogRecord) -> bool:
+        """Nobody waits for the answer any more: its reader was killed, or the mount is gone."""
         about_answer = str(record.msg).endswith("fuse_reply_* failed with %s")
-        return not (about_answer and isinstance(record.args, tuple) and record.args[0] in self._GONE)
+        return about_answer and isinstance(record.args, tuple) and record.args[0] in self._GONE
+
+    def _says_an_end(self, record: logging.LogRecord) -> bool:
+        """A worker was handed a request at the moment in which the last user left, and so the connection ended.
+
+        The kernel says ECONNABORTED to that one, and ENODEV to all others, which llfuse knows.
+        """
+        return str(record.msg).startswith("FUSE worker thread") and _is_abort(sys.exception())
+
+
+def _is_abort(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ECONNABORTED
 
 
 class LlfuseEngine:
@@ -52,7 +68,7 @@ class LlfuseEngine:
     def __init__(self, served: Served, mountpoint: Path, options: set[str]) -> None:
         import llfuse
 
-        logging.getLogger("llfuse").addFilter(_Abandoned())
+        logging.getLogger("llfuse").addFilter(Ordinary())
         self._served = served
         self._operations = Operations(
             served.tree.map,
@@ -80,7 +96,7 @@ class LlfuseEngine:
         try:
             llfuse.main(workers=WORKERS, handle_signals=False)
         except BaseException as error:
-            if isinstance(error, OSError) and error.errno == errno.ECONNABORTED:
+            if _is_abort(error):
                 log.info("the FUSE connection was aborted")
             else:
                 log.exception("the FUSE session ended by an error")
