@@ -165,11 +165,11 @@ def test_a_namespace_that_holds_the_mount_keeps_it(
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], stdout=subprocess.PIPE
     )
-    time.sleep(0.3)
+    writer = os.open(go_on, os.O_WRONLY)  # once it reads, it has its namespace
     subprocess.run(["umount", mount.target], check=True)
     time.sleep(0.3)
     assert mount.process.poll() is None  # the container still sees it
-    go_on.write_bytes(b"")
+    os.close(writer)
     expected = subprocess.run(["cksum"], input=CONTENT["f5"], capture_output=True, check=True).stdout
     assert holder.communicate(timeout=10)[0] == expected
     assert mount.wait() == 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -65,12 +66,18 @@ def wrong(mount: MountProcess) -> dict[str, str]:
     }
 
 
+def is_cached(sandbox: Sandbox, mount: MountProcess) -> bool:
+    """Whether all that was fetched, ahead or not, lies in the cache."""
+    told = json.loads(sandbox.run("zerofs", "stats", "--json", mount.target).stdout)
+    return bool(told["fetch"]["fetched"] == told["cache"]["stored"] > 0)
+
+
 def test_a_cache_that_is_cut_under_a_mount_is_fetched_again(
     image: Image, mounted: Callable[..., MountProcess], sandbox: Sandbox
 ) -> None:
     mount = mounted(image, allow=LOST)
     assert wrong(mount) == {}
-    time.sleep(1.5)  # all of it is in the cache
+    eventually(lambda: is_cached(sandbox, mount), "all of it in the cache")
     for size in (8 << 20, 1 << 20, 4096, 0):
         os.truncate(sandbox.path / "cache" / "data.mdb", size)
         assert wrong(mount) == {}
@@ -95,10 +102,7 @@ def test_an_index_that_is_cut_under_a_mount_is_an_error_until_it_is_back(
         assert set(os.listdir(mount.target)) == {f"d{n}" for n in range(5)}
     with index.open("r+b") as file:
         file.write(whole)
-    deadline = time.monotonic() + 20
-    while wrong(mount):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    eventually(lambda: not wrong(mount), "every byte, since the index is back")
     assert mount.stop() == 0
 
 
@@ -124,7 +128,10 @@ def dying_disk(sandbox: Sandbox) -> Iterator[tuple[Path, Callable[[], None]]]:
 
 
 def test_a_disk_that_dies_under_cache_and_index(
-    image: Image, mounted: Callable[..., MountProcess], dying_disk: tuple[Path, Callable[[], None]]
+    image: Image,
+    mounted: Callable[..., MountProcess],
+    dying_disk: tuple[Path, Callable[[], None]],
+    sandbox: Sandbox,
 ) -> None:
     place, die = dying_disk
     mount = mounted(
@@ -135,7 +142,7 @@ def test_a_disk_that_dies_under_cache_and_index(
     )
     some = list(CONTENT)[::3]
     assert all(read(mount, name) == CONTENT[name] for name in some)
-    time.sleep(1.5)
+    eventually(lambda: is_cached(sandbox, mount), "what was read in the cache")
     die()
     for _ in range(3):
         for name, content in CONTENT.items():

@@ -19,6 +19,7 @@ from tests.mount.conftest import engine, write  # noqa: F401 - the fixture
 from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.waiting import eventually
 from zerofs.prefetch.profile import HEADER, Entry, Profile, encode, read_profile
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
@@ -47,6 +48,12 @@ class Setting(NamedTuple):
             *("--storage-url", f"redis://{self.proxy.host}:{self.proxy.port}", *options),
             allow=allow,
         )
+
+    def counters(self, mount: MountProcess) -> dict[str, float]:
+        """The counters of a mount that is up."""
+        told = json.loads(self.sandbox.run("zerofs", "stats", "--json", mount.target).stdout)
+        counters: dict[str, float] = told["prefetch"]
+        return counters
 
     def forget_chunks(self) -> None:
         """Empty the cache, but for what is beside the chunks."""
@@ -128,16 +135,20 @@ def test_a_warm_mount_prefetches_nothing_and_nobody_wakes(setting: Setting) -> N
     mount = setting.mount("--prefetch", "on")
     setting.server.stop()  # it is not needed any more
     workload(setting.source, mount.target)
-    time.sleep(2.5)  # longer than a generation, and than anybody stays alert
-    before = _switches(mount.pid)
-    time.sleep(2.5)
-    after = _switches(mount.pid)
-    ours = sorted(after)[1]  # the first thread that a mount starts
-    assert after[ours] == before[ours]
+    eventually(lambda: _sleeps_for(mount.pid, 2.5), "a mount that rests")
     mount.stop()
     counters = counted(mount)
     assert counters["prefetched"] == counters["missed"] == 0
     assert counters["hits"] == counters["demanded"] > 0
+
+
+def _sleeps_for(pid: int, seconds: float) -> bool:
+    """Whether the first thread that a mount starts does not wake for longer than a generation."""
+    before = _switches(pid)
+    time.sleep(seconds)
+    after = _switches(pid)
+    ours = sorted(after)[1]
+    return after[ours] == before[ours]
 
 
 def _switches(pid: int) -> dict[int, str]:
@@ -159,8 +170,7 @@ def test_a_rate_bounds_what_is_brought_ahead_and_no_reader(setting: Setting) -> 
     mount = setting.mount("--prefetch", "profile", "--prefetch-rate", "4M")
     brought = 0
     while brought < 16 * BLOCK:  # of 21
-        told = json.loads(setting.sandbox.run("zerofs", "stats", "--json", mount.target).stdout)
-        brought = told["prefetch"]["prefetched_bytes"]
+        brought = setting.counters(mount)["prefetched_bytes"]
         assert brought <= (time.monotonic() - began) * rate + 1.1 * BLOCK
         assert time.monotonic() < began + 60
     workload(setting.source, mount.target)
@@ -190,9 +200,9 @@ def test_a_stream_is_run_ahead_of(setting: Setting) -> None:
     mount = setting.mount("--prefetch", "profile")
     with (mount.target / "large0").open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # none of the kernel's own
-        for block in range(3):
+        for block, ahead in ((0, 0), (1, 1), (2, 5)):  # to the end of the file
             os.pread(file.fileno(), 4096, block * BLOCK)
-            time.sleep(0.3)
+            eventually(lambda: setting.counters(mount)["prefetched"] >= ahead, f"{ahead} chunks ahead")  # noqa: B023
     mount.stop()
     counters = counted(mount)
     assert counters["missed"] == 2
