@@ -359,7 +359,7 @@ def test_two_real_replicas_of_which_one_is_slow_at_times(
         fetch(ids[begin : begin + 10])
     asked, hedged, won = router.hedges()
     assert not failed and not wrong
-    assert 1 <= won <= hedged <= asked * race.SHARE
+    assert 1 <= won <= hedged <= asked * race.SHARE + race.AT_FIRST
     # The losers' answers were read to their end: not one connection has been closed.
     end = time.monotonic() + 20
     while any(lacks_one(proxy, server) for proxy, server in zip(proxies, servers, strict=True)):

@@ -1,8 +1,8 @@
 """Hedging: a replica that is late gets a second one beside it, and the first chunk that verifies wins.
 
 Late is what takes longer than nearly all that the same destination has answered lately.  Second requests are
-a few per cent of all, never more: a budget is earned with each chunk that is asked for.  Who loses is not cut off:
-a helper reads the rest of its answers and drops them, so that its connection can be used again.
+`AT_FIRST` and a few per cent of all, never more: a budget is earned with each chunk that is asked for.  Who loses is
+not cut off: a helper reads the rest of its answers and drops them, so that its connection can be used again.
 
 Until somebody is late, the thread that runs the race waits itself, if the store lets it go in time; from then on
 helper threads wait.  The judging is done by the thread that runs the race.  `Hedges` is shared by all
