@@ -230,3 +230,14 @@ def test_a_shortened_entry_is_found(plain: bytes, cut: int) -> None:
     value = entry.pack(b"name", plain)
     with pytest.raises(entry.ForeignEntryError):
         entry.unpack(b"name", memoryview(value[:-cut]), verify=True)
+
+
+def test_no_memory_of_the_process_gets_into_the_file(tmp_path: Path) -> None:
+    """Pages are not full, and what is free on the heap may be a password."""
+    secret = b"not for the disk"
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        for number in range(50):
+            left = [secret * 250 + b"%d" % each for each in range(500)]
+            del left
+            cache.put_many(chunks(20 + number, 100))
+    assert secret not in (tmp_path / "data.mdb").read_bytes()

@@ -110,7 +110,6 @@ def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
             max_readers=MAX_READERS,
             max_spare_txns=SPARE_TRANSACTIONS,
             sync=False,
-            meminit=False,
             mode=0o600,
         )
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
@@ -140,7 +139,6 @@ def create(path: Path, map_size: int) -> Mapped:
         max_dbs=4,
         lock=False,
         sync=False,
-        meminit=False,
         mode=0o600,
     )
     try:
