@@ -25,5 +25,7 @@ export PYTHONMALLOC=malloc # every object is watched, not Python's arenas
 export LD_PRELOAD="$(cc -print-file-name=libasan.so) $(cc -print-file-name=libubsan.so) $(cc -print-file-name=libstdc++.so.6)"
 export ZEROFS_GOLDEN="${ZEROFS_GOLDEN:-$PWD/../shared/golden}"
 cd $place/tree
-[ $# -gt 0 ] || set -- tests/kernels tests/chunk tests/flist tests/index tests/engine tests/cache tests/fuzz
+export PYTHONPATH="$PWD" # for processes that tests start
+[ $# -gt 0 ] || set -- tests/kernels tests/chunk tests/flist tests/index tests/engine tests/cache tests/fuzz \
+	tests/takeover/test_systemd.py
 exec "$python" -m pytest -q -p no:cacheprovider "$@"

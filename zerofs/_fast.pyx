@@ -10,6 +10,7 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/recency.pxi``: what was used lately (`Recency`, `WorkingSet`);
 - ``fast/entry.pxi``: an entry of the cache, checked;
 - ``fast/lmdbtree.pxi``: LMDB's trees, walked without LMDB (`PinnedTree`);
+- ``fast/lmdbcheck.pxi``: whether their pages fit together;
 - ``fast/chunks.pxi``: cached chunks, found by number;
 - ``fast/touches.pxi``: what readers want for the first time, told to the prefetcher;
 - ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
@@ -59,6 +60,7 @@ include "fast/index.pxi"
 include "fast/recency.pxi"
 include "fast/entry.pxi"
 include "fast/lmdbtree.pxi"
+include "fast/lmdbcheck.pxi"
 include "fast/chunks.pxi"
 include "fast/touches.pxi"
 include "fast/lingering.pxi"

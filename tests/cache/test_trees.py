@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import struct
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.pages import OVERFLOW, PAGE, Pages
+from tests.cache.support import chunks
+from zerofs._fast import find_misfit_in
 from zerofs.cache.lmdb import ChunkCache
-from zerofs.cache.trees import find_misfit
+from zerofs.cache.trees import MOST_PAGES, find_misfit
 
 SIZE = 4 << 20
-PAGE = 4096
 WORK = f"""
 import os, random, sys
 from pathlib import Path
@@ -93,6 +96,144 @@ def test_a_flipped_bit_ends_no_process(
     assert find_misfit(cache / "data.mdb") is not None
     assert work(cache, 2) == 0
     assert list(cache.glob("data.mdb.bad-*"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a cache whose trees have more than a thousand pages."""
+    directory = tmp_path_factory.mktemp("large")
+    with ChunkCache(directory, size_limit=16 << 20) as cache:
+        cache.put_many(chunks(3000, 1000))
+        mapped = cache._environment.mapped
+        assert mapped is not None
+        with mapped.env.begin() as transaction:
+            stat = transaction.stat(mapped.chunks)
+            assert stat["leaf_pages"] > 1000 and stat["depth"] == 3
+    return directory / "data.mdb"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flipped_bit_in_a_large_tree(large: Path, tmp_path: Path, seed: int) -> None:
+    data = Path(shutil.copy(large, tmp_path / "data.mdb"))
+    assert find_misfit(data) is None
+    flip_in_trees(data, seed)
+    assert find_misfit(data) is not None
+
+
+def test_what_is_neither_small_nor_in_memory_is_left_out(large: Path, tmp_path: Path) -> None:
+    pages = Pages(large)
+    spoil(pages, "the size of a node")
+    data, size = tmp_path / "data.mdb", len(pages.bytes)
+    data.write_bytes(pages.bytes)
+    with data.open("r+b", buffering=0) as file:
+        assert find_misfit_in(file.fileno(), size, 100, MOST_PAGES) is None
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        leaf = pages.leaf(pages.database(b"chunks"))
+        gone = not is_in_memory(file.fileno(), leaf)  # some file systems have nowhere else to keep it
+        assert (find_misfit_in(file.fileno(), size, MOST_PAGES, 0) is None) == gone
+        assert find_misfit_in(file.fileno(), size, MOST_PAGES, MOST_PAGES) is not None
+
+
+def is_in_memory(file: int, page: int) -> bool:
+    try:
+        return os.preadv(file, [bytearray(PAGE)], page, os.RWF_NOWAIT) == PAGE
+    except OSError:
+        return False
+
+
+def spoil(pages: Pages, what: str) -> None:
+    """Make one thing not fit, and as far as possible nothing else."""
+    tree = pages.database(b"chunks")
+    leaf = pages.leaf(tree)
+    first, second = pages.nodes(leaf)[:2]
+    branch = pages.root(tree)
+    match what:
+        case "the file is too short":
+            del pages.bytes[-40 * PAGE :]
+        case "the size of a page":
+            pages.put("I", 40, 4097)
+        case "a meta page":
+            pages.put("I", PAGE + 16, 1)
+        case "the number of pages":
+            pages.put("Q", pages.meta + 136, 2**40)
+        case "the depth of a tree":
+            pages.put("H", tree + 6, 33)
+        case "an empty tree":
+            pages.put("Q", tree + 40, 2**64 - 1)
+        case "the number of a page":
+            pages.put("Q", tree + 40, 2**40)
+        case "a page is part of two things":
+            nodes = pages.nodes(branch)
+            pages.put("I", nodes[1], pages.get("I", nodes[0]))
+        case "what a page is":
+            pages.put("H", leaf + 10, OVERFLOW)
+        case "the number of nodes":
+            pages.put("H", leaf + 12, 16)
+        case "the bounds of nodes":
+            pages.put("H", leaf + 14, PAGE + 2)
+        case "the place of a node":
+            pages.put("H", leaf + 16, PAGE - 6)
+        case "the size of a node":
+            pages.put("I", first, PAGE)
+        case "the kind of an entry":
+            pages.put("H", first + 4, 2)
+        case "the order of names":
+            pages.put("Q", second + 8, 0)
+        case "the names below a page":
+            last = pages.nodes(leaf)[-1]
+            pages.put("Q", last + 8, 2**64 - 1)
+        case "what a tree counts":
+            pages.put("Q", tree + 32, 1)
+        case "the room of nodes":
+            pages.put("H", leaf + 14, pages.get("H", leaf + 14) - 2)
+        case "the value of a database":
+            pages.put("H", tree - 8 - len(b"chunks") + 4, 0)
+        case "the order of free pages":
+            numbers = pages.free_list()
+            pages.put("Q", numbers + 16, pages.get("Q", numbers + 8))
+        case "how many pages are free":
+            pages.put("Q", pages.free_list(), 2**20)
+        case "the transaction of free pages":
+            pages.put("Q", pages.nodes(pages.leaf(pages.meta + 40))[-1] + 8, 2**40)
+        case _:
+            raise AssertionError(what)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the file is too short",
+        "the size of a page",
+        "a meta page",
+        "the number of pages",
+        "the depth of a tree",
+        "an empty tree",
+        "the number of a page",
+        "a page is part of two things",
+        "what a page is",
+        "the number of nodes",
+        "the bounds of nodes",
+        "the place of a node",
+        "the size of a node",
+        "the kind of an entry",
+        "the order of names",
+        "the names below a page",
+        "what a tree counts",
+        "the room of nodes",
+        "the value of a database",
+        "the order of free pages",
+        "how many pages are free",
+        "the transaction of free pages",
+    ],
+)
+def test_each_misfit_is_told(large: Path, tmp_path: Path, what: str) -> None:
+    pages = Pages(large)
+    spoil(pages, what)
+    data = tmp_path / "data.mdb"
+    data.write_bytes(pages.bytes)
+    assert find_misfit(data) == f"its pages do not fit together: {what}"
 
 
 @pytest.mark.parametrize("length", [100, PAGE, 3 * PAGE])

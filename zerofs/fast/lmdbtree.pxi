@@ -44,6 +44,10 @@ cdef extern from "lmdb_pages.h" nogil:
         uint32_t page_size
         uint16_t flags
         uint16_t depth
+        uint64_t branches
+        uint64_t leaves
+        uint64_t overflows
+        uint64_t entries
         uint64_t root
     struct zerofs_lmdb_meta:
         uint32_t magic
