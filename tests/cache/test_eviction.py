@@ -253,6 +253,38 @@ def test_a_reader_that_is_asked_to_go_costs_nothing(cache: ChunkCache) -> None:
     held[0].release()
 
 
+@pytest.mark.parametrize("size", [1000, 5000, 20_000])
+def test_a_reader_is_asked_to_go_where_no_page_is_left_at_all(cache: ChunkCache, size: int) -> None:
+    """Small entries change a page of the tree each, until nothing can even be deleted for want of pages."""
+    held = [cache.snapshot()]
+
+    def renew() -> None:
+        held.pop().release()
+        held.append(cache.snapshot())
+
+    cache.when_short(renew)
+    for first in range(0, 9000, 40):
+        assert cache.put_many([chunk(number, size) for number in range(first, first + 40)]) == 40
+    assert cache.stats().evicted > 1000
+    held[0].release()
+
+
+def test_a_search_that_was_not_finished_does_not_mean_full(
+    cache: ChunkCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zerofs.cache.evictor.MOST_LOOKED", 8)
+    monkeypatch.setattr("zerofs.cache.evictor.LOOK_TOGETHER", 8)
+    monkeypatch.setattr("zerofs.cache.evictor.PAUSE", 0.0)
+    for number in range(25):
+        cache.put_many([chunk(number, LARGE)])
+    held = there(cache, 25)
+    for number in held:
+        cache._environment.usage.use(name(number))
+    stored = [cache.put_many([chunk(number, LARGE)]) for number in range(100, 110)]
+    assert not cache.full and "full at" not in caplog.text
+    assert 0 in stored and stored[-1] == 1
+
+
 # -- the floor -----------------------------------------------------------------------------
 
 
@@ -284,6 +316,26 @@ def test_the_file_does_not_grow_where_the_disk_has_no_more_to_give(
             cache.put_many([chunk(number, LARGE)])
         assert (tmp_path / "data.mdb").stat().st_size > SIZE * 0.85
         assert cache.stats().free_limit == 100 << 20
+
+
+def test_a_small_cache_on_a_full_disk_keeps_most_of_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file does not get smaller by what goes."""
+
+    class Disk:
+        f_frsize, f_bavail = 1, 1 << 30
+
+    monkeypatch.setattr("zerofs.cache.room.os.statvfs", lambda path: Disk())
+    with ChunkCache(tmp_path, size_limit=4 << 20, free_limit=100 << 20) as cache:
+        for number in range(200):
+            cache.put_many([chunk(number, 50_000)])
+        before = cache.stats().entries
+        monkeypatch.setattr(Disk, "f_bavail", 0)
+        for number in range(200, 300):
+            assert cache.put_many([chunk(number, 50_000)]) == 1
+        assert cache.stats().entries > before // 2
+    assert caplog.text == ""
 
 
 # -- another size --------------------------------------------------------------------------

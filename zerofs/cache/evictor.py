@@ -37,6 +37,7 @@ class Evictor:
 
     def __init__(self, environment: Environment) -> None:
         self.evicted = 0
+        self.exhausted = False  # the last search went by all there is, and what it left is pinned
         self._environment = environment
         self._barren = 0  # rows that the hand has come by since it last found something
         self._hard_until = 0.0  # time.monotonic(); until then nothing is spared but what is pinned
@@ -49,6 +50,7 @@ class Evictor:
         """
         if time.monotonic() < self._resume:
             return 0
+        self.exhausted = False
         freed = looked = 0
         together = DROP_TOGETHER
         pinned = self._environment.pins.is_pinned()
@@ -63,6 +65,7 @@ class Evictor:
             freed += gone
             looked += len(swept.victims) + len(swept.passed)
             if not (swept.victims or swept.passed) or not self._goes_on(mapped, swept, gone):
+                self.exhausted = True
                 break
         if freed:
             settle(mapped)
@@ -73,6 +76,7 @@ class Evictor:
     def look_again(self) -> None:
         """Something was stored since the last search: the next one need not be in vain."""
         self._resume = 0.0
+        self.exhausted = False
 
     def _turn(
         self, mapped: Mapped, needed: int, together: int, pinned: Callable[[bytes], bool]

@@ -20,9 +20,9 @@ from zerofs.cache.datafile import Mapped
 RESERVE = 32  # pages
 SLACK_SHARE = 16  # one in so many pages of the bound
 MOST_SLACK = 256 << 20  # bytes
-_GIVE_BACK = (
-    8 << 20
-)  # bytes; the most that is evicted for a disk that others have filled, as the file does not shrink
+# The most that is evicted for a disk that others have filled, as the file does not shrink: bytes, and a share of it.
+_GIVE_BACK = 8 << 20
+_GIVE_BACK_SHARE = 8
 _PAGE_HEADER = 16  # bytes, LMDB's
 _META_PAGES = 2
 _SPLITS = 16  # pages that a batch adds to the trees, besides one for each entry and tree
@@ -54,7 +54,8 @@ def measure(mapped: Mapped, transaction: lmdb.Transaction[Any], map_size: int, f
     file = mapped.used() // mapped.page_size
     bound = map_size // mapped.page_size
     if floor:
-        bound = min(bound, file + max(_disk_pages(mapped, floor), -_GIVE_BACK // mapped.page_size))
+        given = min(_GIVE_BACK // mapped.page_size, file // _GIVE_BACK_SHARE)
+        bound = min(bound, file + max(_disk_pages(mapped, floor), -given))
     databases = [transaction.stat(each) for each in (mapped.chunks, mapped.order, mapped.meta)]
     pages = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in databases)
     return Room(mapped.page_size, _META_PAGES + 1 + pages, file, bound, databases[0]["entries"])

@@ -12,6 +12,7 @@ Threads: any; `_lock` lets one of this process write at a time, and LMDB one of 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -196,8 +197,12 @@ class Writer:
                 return False
             self._waits += 1
             return self._await_readers(mapped)
-        freed = self.evictor.evict(mapped, lacking + more)
-        if freed < lacking:
+        try:
+            freed = self.evictor.evict(mapped, lacking + more)
+        except lmdb.MapFullError:  # readers keep what deletions live from
+            self._waits += 1
+            return self._await_readers(mapped)
+        if freed < lacking and self.evictor.exhausted:
             self._say_full(room)
         return freed >= lacking
 
@@ -213,9 +218,9 @@ class Writer:
         if time.monotonic() < self._patient_from:
             return False
         mapped.env.reader_check()
-        settle(mapped)
+        _settle_if_possible(mapped)
         since = mapped.env.info()["last_txnid"]
-        settle(mapped)
+        _settle_if_possible(mapped)
         end = time.monotonic() + PATIENCE
         self._environment.ask_readers()
         while _oldest_reader(mapped) < since:
@@ -245,6 +250,12 @@ def _distinct(piece: list[Named]) -> Iterable[Named]:
     for name, plain in piece:
         entries.setdefault(name, plain)
     return entries.items()
+
+
+def _settle_if_possible(mapped: Mapped) -> None:
+    """Readers may keep each page that is free; what they keep of older transactions is worth waiting for, too."""
+    with contextlib.suppress(lmdb.MapFullError):
+        settle(mapped)
 
 
 def _oldest_reader(mapped: Mapped) -> float:
