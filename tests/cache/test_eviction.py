@@ -245,7 +245,7 @@ def test_a_reader_that_is_asked_to_go_costs_nothing(cache: ChunkCache) -> None:
         held.pop().release()
         held.append(cache.snapshot())
 
-    cache.when_short(renew)
+    cache._environment.usage.ask_readers = renew  # type: ignore[method-assign]
     for number in range(100):
         assert held[0].find(b"nothing") is None
         assert cache.put_many([chunk(number, LARGE)]) == 1
@@ -262,7 +262,7 @@ def test_a_reader_is_asked_to_go_where_no_page_is_left_at_all(cache: ChunkCache,
         held.pop().release()
         held.append(cache.snapshot())
 
-    cache.when_short(renew)
+    cache._environment.usage.ask_readers = renew  # type: ignore[method-assign]
     for first in range(0, 9000, 40):
         assert cache.put_many([chunk(number, size) for number in range(first, first + 40)]) == 40
     assert cache.stats().evicted > 1000
@@ -424,6 +424,7 @@ with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
 def run(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -441,6 +442,94 @@ def test_processes_that_evict_at_once_agree(tmp_path: Path) -> None:
     assert [process.returncode for process in running] == [0, 0, 0]
     assert sum(int(output[-1]) for output in outputs) > 100
     assert max(sizes) <= SIZE
+
+
+RENEWS = """
+import threading
+held, renewed, seen = [], 0, 0
+with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set(), cache.wake()), daemon=True).start()
+    seen = cache.await_shortage(0, 0.0)
+    snapshot = cache.snapshot()
+    print("ready", flush=True)
+    while not ended.is_set():
+        last, seen = seen, cache.await_shortage(seen, 600.0)
+        renewed += seen != last
+        snapshot.release()
+        snapshot = cache.snapshot()
+    snapshot.release()
+    print(renewed, flush=True)
+"""
+
+
+def test_readers_of_other_processes_are_asked_to_go(cache: ChunkCache) -> None:
+    other = run(RENEWS, cache.directory)
+    assert other.stdin is not None and other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 120
+    stored = number = 0
+    while stored < 150:  # five times what the cache holds
+        assert time.monotonic() < deadline
+        stored += cache.put_many([chunk(number, LARGE)])
+        number += 1
+    assert int(other.communicate("")[0]) > 2
+
+
+MIXED = """
+chance = random.Random(int(sys.argv[2]))
+kept = {chunk(n, 0)[0] for n in range(4)}
+with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
+    cache._environment.pins.is_pinned = lambda: kept.__contains__
+    print("ready", flush=True)
+    end = time.monotonic() + float(sys.argv[3])
+    while time.monotonic() < end:
+        if chance.random() < 0.4:
+            first = chance.randrange(100, 900)
+            size = chance.choice([900, 5000, 60_000, 300_000])
+            cache.put_many([chunk(n, size) for n in range(first, first + chance.choice([1, 4, 12]))])
+        else:
+            with cache.snapshot() as snapshot:
+                snapshot.find(chunk(chance.randrange(900), 0)[0])
+                time.sleep(chance.choice([0.0, 0.01, 0.3]))
+    stats = cache.stats()
+    assert stats.errors == stats.replaced == stats.damaged == 0, stats
+    assert not cache.full
+    print(stats.evicted, stats.stored, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_slow_readers_beside_writers_cost_neither_the_content_nor_the_bound(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    """Three processes, each of which stores, evicts, and holds snapshots that nobody can end."""
+    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
+        pin_all_of(cache, {name(number) for number in range(4)})
+        cache.put_many(chunks(4, LARGE))
+        number = 1000
+        while cache.stats().evicted == 0:
+            cache.put_many([chunk(number, 60_000)])
+            number += 1
+        running = [run(MIXED, tmp_path, 10 * seed + each, 3) for each in range(3)]
+        while any(process.poll() is None for process in running):
+            stats = cache.stats()
+            assert stats.file <= SIZE and (tmp_path / "data.mdb").stat().st_size <= SIZE
+            assert stats.used > SIZE // 2, "more went than was needed"
+            assert there(cache, 4) == set(range(4))
+            time.sleep(0.02)
+        outputs = [process.communicate()[0].split() for process in running]
+        assert [process.returncode for process in running] == [0, 0, 0]
+        evicted, stored = (sum(int(each[at]) for each in outputs) for at in (1, 2))
+        assert stored > 100 and evicted > 50
+        deadline = time.monotonic() + 30
+        in_turn = 0
+        while in_turn < 40:  # nobody holds anything now
+            assert time.monotonic() < deadline
+            in_turn = in_turn + 1 if cache.put_many([chunk(number, LARGE)]) else 0
+            number += 1
+        assert there(cache, 4) == set(range(4))
+    assert caplog.text == ""
 
 
 def killed(program: str, delay: float, *arguments: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,28 @@ def test_without_the_file_it_knows_its_own(
     assert ours.was_used(NAMES[0]) and not ours.was_used(NAMES[1])
     assert victim.read_bytes() == b"precious"
     assert "not shared" in caplog.text
+
+
+def test_who_waits_for_a_question_is_woken_by_another_process(tmp_path: Path) -> None:
+    ours = Usage(tmp_path, 1 << 20)
+    seen = ours.await_asked(0, 0.0)
+    assert ours.await_asked(seen, 0.01) == seen
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom zerofs.cache.usage import Usage\n"
+        "Usage(Path(sys.argv[1]), 1).ask_readers()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+    begun = time.monotonic()
+    while (now := ours.await_asked(seen, 600.0)) == seen:
+        pass  # it may wake for no reason
+    assert time.monotonic() - begun < 300, "by the other process, not by the time"
+    assert ours.await_asked(seen, 600.0) == now, "what was asked before is not waited for"
+    assert process.wait() == 0
+
+
+def test_without_a_file_a_process_asks_itself(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    ours = Usage(tmp_path, 1 << 20)
+    seen = ours.await_asked(0, 0.0)
+    ours.ask_readers()
+    assert ours.await_asked(seen, 600.0) == seen + 1

@@ -41,6 +41,7 @@ class Zeros:
     """Stands where the chunk cache stands, and has every chunk of one tree: views of a memory file."""
 
     def __init__(self, index: Index) -> None:
+        self._recency = Recency()
         chunks = [index.chunk(number) for number in range(index.chunk_count)]
         largest = max((chunk.size for chunk in chunks), default=0)
         total = sum(_rounded(chunk.size) for chunk in chunks)
@@ -56,7 +57,7 @@ class Zeros:
 
     def working_set(self) -> WorkingSet:
         """Nobody asks what was used."""
-        return WorkingSet(Recency())
+        return WorkingSet(self._recency)
 
     def snapshot(self) -> Zeros:
         """It never changes, so it is its own snapshot."""
@@ -70,8 +71,13 @@ class Zeros:
         begin, end = self._spans[name]
         return self._memory[begin:end]
 
-    def when_short(self, ask: Callable[[], None]) -> None:
-        """It never needs a page back."""
+    def await_shortage(self, seen: int, seconds: float) -> int:
+        """It never needs a page back: waits until `wake`."""
+        return self._recency.await_asked(seen, seconds)
+
+    def wake(self) -> None:
+        """End `await_shortage`."""
+        self._recency.ask()
 
     def release(self) -> None:
         """End of a snapshot."""

@@ -10,7 +10,6 @@ that the kernel reads from, as in a mount; what is missing is an I/O error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -37,8 +36,11 @@ class Cached:
     def snapshot(self) -> _Snapshot:
         return _Snapshot(self._cache.snapshot(), checks=self._checks)
 
-    def when_short(self, ask: Callable[[], None]) -> None:
-        self._cache.when_short(ask)
+    def await_shortage(self, seen: int, seconds: float) -> int:
+        return self._cache.await_shortage(seen, seconds)
+
+    def wake(self) -> None:
+        self._cache.wake()
 
 
 class _Snapshot:

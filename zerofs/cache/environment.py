@@ -15,7 +15,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
@@ -63,7 +62,6 @@ class Environment:
         self.map_size = 0  # bytes
         self.floor = floor  # bytes of the disk that stay free
         self.pins = Pins(directory.state)
-        self.ask_readers: Callable[[], None] = lambda: None
         self.mapped: Mapped | None = None  # None: not usable, all is served uncached
         self.users = 0
         self.in_use = False  # by who has given it back, and so for good

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -163,12 +163,16 @@ class ChunkCache:
         """Evict until about `size` bytes are in use, or nothing more may go; the bytes in use then."""
         return self._writer.shrink(size // PAGE) * PAGE
 
-    def when_short(self, ask: Callable[[], None]) -> None:
-        """`ask` is called, from any thread, when the snapshots of this process keep pages that are needed.
+    def await_shortage(self, seen: int, seconds: float) -> int:
+        """Wait, for `seconds` at most, until a writer of any process lacks pages that snapshots keep: end these then.
 
-        End them soon.
+        Returns at once where that has happened since `seen` was returned; what to give the next time.
         """
-        self._environment.ask_readers = ask
+        return self._environment.usage.await_asked(seen, seconds)
+
+    def wake(self) -> None:
+        """Have all who `await_shortage` look up, as if there were one."""
+        self._environment.usage.ask_readers()
 
     def close(self) -> None:
         """Give the cache up.  Where a snapshot is out, or a write does not end, the file stays mapped."""

@@ -6,7 +6,9 @@ Place: beside `environment`, one in a process for a cache.  Engines mark what th
 The file, ``recency``, has a fixed size and is shared by all processes; it may be wrong, gone or cut at any time,
 which costs nothing but a chunk that would have been kept.  Where it cannot be had, this process knows its own use only.
 
-Threads: `working_set` from any; one daemon of its own, from the first working set on, that holds them: it says every
+The same file has a number by which a writer that lacks pages asks engines to end their snapshots.
+
+Threads: all but `close` from any; one daemon of its own, from the first working set on, that holds them: it says every
 `HOLD_EVERY` seconds that they are in use, because the kernel's page cache answers for what is read all the time.
 """
 
@@ -69,6 +71,18 @@ class Usage:
         """Whether it belongs to what a live mount lives on."""
         held = self._recency.held_in(name)
         return held != 0 and (_epoch() - held) % _EPOCHS <= _FRESH
+
+    def ask_readers(self) -> None:
+        """Tell all who have snapshots, in any process, that their pages are needed."""
+        self._recency.ask()
+
+    def await_asked(self, seen: int, seconds: float) -> int:
+        """Wait, for `seconds` at most, until readers are asked, or were since `seen` was returned; what to see next."""
+        try:
+            return self._recency.await_asked(seen, seconds)
+        except OSError:
+            time.sleep(seconds)
+            return seen
 
     def hold(self) -> None:
         """Say now that all working sets are in use."""

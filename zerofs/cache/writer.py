@@ -214,7 +214,7 @@ class Writer:
         )
 
     def _await_readers(self, mapped: Mapped) -> bool:
-        """Ask the readers of this process to end their snapshots; whether all have, after a moment."""
+        """Ask the readers of all processes to end their snapshots; whether they have, after a moment."""
         if time.monotonic() < self._patient_from:
             return False
         mapped.env.reader_check()
@@ -222,7 +222,7 @@ class Writer:
         since = mapped.env.info()["last_txnid"]
         _settle_if_possible(mapped)
         end = time.monotonic() + PATIENCE
-        self._environment.ask_readers()
+        self._environment.usage.ask_readers()
         while _oldest_reader(mapped) < since:
             if time.monotonic() > end:
                 self._patient_from = time.monotonic() + DESPAIR

@@ -6,12 +6,15 @@ cdef extern from "recency.h" nogil:
     uint32_t zerofs_slot(const char *name, size_t size) noexcept
     void zerofs_mark(uint8_t *place, uint8_t value) noexcept
     uint8_t zerofs_marked(const uint8_t *place) noexcept
+    uint32_t zerofs_asked(uint32_t *place) noexcept
+    void zerofs_ask(uint32_t *place) noexcept
+    int zerofs_await_asked(uint32_t *place, uint32_t seen, int64_t nanoseconds) noexcept
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
     void *mmap(void *address, size_t size, int protection, int flags, int descriptor, int64_t offset)
 
-RECENCY_SIZE = 2 * ZEROFS_SLOTS  # bytes of the file: see `Recency`
+RECENCY_SIZE = 2 * ZEROFS_SLOTS + 4096  # bytes of the file: see `Recency`
 
 
 @cython.final
@@ -22,11 +25,14 @@ cdef class Recency:
     the chunk belongs to its working set; 0 is none.  The bytes lie in a file that all who use the cache map (`descriptor`, of
     `RECENCY_SIZE` bytes), and are written without locks; without a file (-1) they are this object's own.
 
+    Behind them is a number by which writers ask all who have snapshots to end these soon.
+
     A file that is cut under the map costs what was said in it: the guard lays a page of zeros there that can be written.
     """
 
     cdef uint8_t *used
     cdef uint8_t *held
+    cdef uint32_t *asked
     cdef int number  # of the guarded range, -1: not guarded
 
     def __cinit__(self, int descriptor=-1):
@@ -39,6 +45,7 @@ cdef class Recency:
             raise OSError(errno, "cannot map what was used lately")
         self.used = <uint8_t *>place
         self.held = self.used + ZEROFS_SLOTS
+        self.asked = <uint32_t *>(self.held + ZEROFS_SLOTS)
         if descriptor >= 0:
             self.number = zerofs_register_writable(<uintptr_t>place, RECENCY_SIZE)
             if self.number < 0:
@@ -71,6 +78,23 @@ cdef class Recency:
     def held_in(self, bytes name not None) -> int:
         """The epoch in which a live mount last held `name`; 0: none ever did."""
         return zerofs_marked(self.held + zerofs_slot(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)))
+
+    def ask(self):
+        """Wake all, in any process, who `await_asked`."""
+        with nogil:
+            zerofs_ask(self.asked)
+
+    def await_asked(self, uint32_t seen, double seconds) -> int:
+        """Wait for somebody to `ask`, unless that has happened since `seen` was returned; returns what to see the next time.
+
+        It may return early.  Raises OSError where one cannot wait here.
+        """
+        cdef int result
+        with nogil:
+            result = zerofs_await_asked(self.asked, seen, <int64_t>(seconds * 1e9))
+        if result < 0:
+            raise OSError(errno, "cannot wait for what processes share")
+        return zerofs_asked(self.asked)
 
 
 @cython.final

@@ -2,8 +2,13 @@
 #ifndef ZEROFS_RECENCY_H
 #define ZEROFS_RECENCY_H
 
+#include <errno.h>
+#include <linux/futex.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #define ZEROFS_SLOTS (1u << 20)
 
@@ -27,6 +32,23 @@ static inline void zerofs_mark(uint8_t *place, uint8_t value)
 {
     if (__atomic_load_n(place, __ATOMIC_RELAXED) != value)
         __atomic_store_n(place, value, __ATOMIC_RELAXED);
+}
+
+/* A number that grows, in memory that processes share, and who waits for that. */
+static inline uint32_t zerofs_asked(uint32_t *place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
+
+static inline void zerofs_ask(uint32_t *place)
+{
+    __atomic_fetch_add(place, 1, __ATOMIC_RELEASE);
+    syscall(SYS_futex, place, FUTEX_WAKE, 1 << 30, NULL, NULL, 0);
+}
+
+/* Returns when it is not `seen`, after that time, or for no reason; -1 where it cannot be waited for. */
+static inline int zerofs_await_asked(uint32_t *place, uint32_t seen, int64_t nanoseconds)
+{
+    struct timespec most = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
+    long result = syscall(SYS_futex, place, FUTEX_WAIT, seen, &most, NULL, 0);
+    return result == 0 || errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT ? 0 : -1;
 }
 
 static inline uint8_t zerofs_marked(const uint8_t *place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }

@@ -103,8 +103,6 @@ class FastEngine:
         )
         self._change = threading.Lock()  # around what replaces the engine's view
         self._stopping = threading.Event()
-        self._wake = threading.Event()  # the tick is to come at once
-        served.cache.when_short(self._wake.set)
         self._threads: list[threading.Thread] = []
         self._numbers: list[int] = []  # of the workers
         self._serving = 0
@@ -198,9 +196,11 @@ class FastEngine:
             self._served.fetcher.expire,
             self._engine.give_up_killed,
         )
+        cache = self._served.cache
+        seen = cache.await_shortage(0, 0.0)
         while not self._stopping.is_set():
-            if self._wake.wait(_TICK):
-                self._wake.clear()
+            last, seen = seen, cache.await_shortage(seen, _TICK)
+            if seen != last:
                 self._stopping.wait(_SHORT_TICK)  # whoever asks all the time is not heard more often
             for step in steps:
                 try:
@@ -246,7 +246,7 @@ class FastEngine:
 
     def close(self) -> None:
         self._stopping.set()
-        self._wake.set()
+        self._served.cache.wake()
         self._engine.fail_parked()
         deadline = time.monotonic() + _END_TIMEOUT
         for thread in self._threads:
