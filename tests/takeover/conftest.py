@@ -157,7 +157,7 @@ def next_server(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     """``next_server(code)``: each server that starts from now on runs `code` first; none without any."""
     place = sandbox.directory("hook") / "code"
     (place.parent / "sitecustomize.py").write_text(HOOK.format(place=str(place)))
-    monkeypatch.setenv("PYTHONPATH", str(place.parent))
+    monkeypatch.setenv("PYTHONPATH", str(place.parent), prepend=os.pathsep)
 
     def run(code: str) -> None:
         place.unlink() if not code else place.write_text(code)

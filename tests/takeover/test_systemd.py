@@ -190,7 +190,7 @@ def test_a_number_that_cannot_be_had_again(
     """The mount goes on with a source that is no process, and can still be asked."""
     hook = sandbox.directory("number")
     (hook / "sitecustomize.py").write_text(NO_NUMBER)
-    monkeypatch.setenv("PYTHONPATH", str(hook))
+    monkeypatch.setenv("PYTHONPATH", str(hook), prepend=os.pathsep)
     mount = service(image, allow=(r"no process can have the number \d+ again",))
     process = mount.state("main")
     reading = readers(mount)
