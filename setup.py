@@ -68,6 +68,12 @@ extensions = [
         extra_link_args=LDFLAGS,
     ),
     Extension(
+        "zerofs.store._resp",
+        ["zerofs/store/_resp.pyx"],
+        extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
+    ),
+    Extension(
         "zerofs.flist._record",
         ["zerofs/flist/_record.pyx"],
         extra_compile_args=CFLAGS,

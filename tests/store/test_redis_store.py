@@ -24,7 +24,7 @@ from zerofs.errors import (
     StoreTimeoutError,
     StoreUnreachableError,
 )
-from zerofs.store import base, pool
+from zerofs.store import connection, pool
 from zerofs.store.base import MAX_BATCH, Payload, Store, open_store
 from zerofs.store.url import parse_store_url
 
@@ -318,7 +318,7 @@ def test_batches_hold_what_is_asked_for_in_order_and_within_bounds(
     asked = [b"none", *(chunk_id for chunk_id, _ in items), b"none"]
     expected = [None, *(payload for _, payload in items), None]
     for most in (MAX_BATCH, 100_000, 1):
-        monkeypatch.setattr(base, "MAX_BATCH", most)
+        monkeypatch.setattr(connection, "MAX_BATCH", most)
         batches = must_end(lambda: [copied(batch) for batch in store.get_batches(asked, within(30))])
         assert [payload for batch in batches for payload in batch] == expected
         assert all(batches)

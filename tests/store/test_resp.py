@@ -16,8 +16,9 @@ from zerofs.errors import (
     StoreReadOnlyError,
     StoreUnreachableError,
 )
+from zerofs.store._resp import Answers, encode
 from zerofs.store.base import MAX_PAYLOAD
-from zerofs.store.resp import BULK, ERROR, INTEGER, MAX_LINE, STATUS, Answer, Answers, answer_error, encode
+from zerofs.store.resp import BULK, ERROR, INTEGER, MAX_LINE, STATUS, Answer, answer_error
 from zerofs.store.spares import Spares
 
 text = st.text(st.characters(codec="ascii", exclude_characters="\r\n"), max_size=30).map(str.encode)
@@ -47,8 +48,8 @@ def give(parser: Answers, data: bytes) -> Iterator[Answer]:
         del room
         parser.received(size)
         data = data[size:]
-        while (answer := parser.take()) is not None:
-            yield answer
+        while answers := parser.take():
+            yield from answers
 
 
 def feed(data: bytes, cuts: list[int], expected: int) -> list[Answer]:
@@ -138,7 +139,44 @@ def test_a_long_payload_gets_its_memory_as_it_arrives() -> None:
 
 @given(st.lists(st.binary(max_size=6000), min_size=1, max_size=5))
 def test_commands_are_what_hiredis_packs(arguments: list[bytes]) -> None:
-    assert b"".join(encode(*arguments)) == hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]
+    packed: bytes = hiredis.pack_command(tuple(arguments))  # type: ignore[arg-type]  # its stub wants one word
+    pieces, added, ended = encode(iter([arguments] * 3), 2, 1 << 20)
+    assert (b"".join(pieces), added, ended) == (2 * packed, 2, False)
+    pieces, added, ended = encode(iter([bytearray(each) for each in arguments] for _ in "12"), 9, 1 << 20)
+    assert (b"".join(pieces), added, ended) == (2 * packed, 2, True)
+
+
+def test_no_more_commands_are_taken_than_bytes_may_wait_and_long_arguments_are_not_copied() -> None:
+    long = bytes(5000)
+    commands = iter([(b"SET", b"k", long)] * 3)
+    pieces, added, ended = encode(commands, 64, 6000)
+    assert (added, ended) == (2, False) and sum(piece is long for piece in pieces) == 2
+    assert encode(commands, 64, 0) == ([], 0, False)
+    assert encode(commands, 64, 1)[1:] == (1, False)
+    assert encode(commands, 64, 1) == ([], 0, True)
+
+
+def test_what_came_before_a_fault_is_handed_out_and_the_fault_stays() -> None:
+    parser = Answers("redis://x")
+    parser.expected = 5
+    raw = b"$3\r\nabc\r\n:7\r\n$bad\r\n+OK\r\n"
+    parser.room()[: len(raw)] = raw
+    parser.received(len(raw))
+    assert parser.take() == [Answer(BULK, b"abc"), Answer(INTEGER, 7)]
+    for _ in range(2):
+        with pytest.raises(StoreProtocolError, match="malformed number"):
+            parser.take()
+    assert parser.pending
+
+
+def test_more_than_there_was_room_for_is_not_believed() -> None:
+    parser = Answers("redis://x")
+    with pytest.raises(ValueError, match="no room"):
+        parser.received(len(parser.room()) + 1)
+    parser.expected = 1
+    next(give(parser, b"$100000\r\n"), None)
+    with pytest.raises(ValueError, match="no room"):
+        parser.received(len(parser.room()) + 1)
 
 
 @pytest.mark.parametrize(

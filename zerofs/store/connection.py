@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from zerofs.errors import (
     StoreError,
@@ -18,8 +19,9 @@ from zerofs.errors import (
     StoreTimeoutError,
     StoreUnreachableError,
 )
-from zerofs.store.base import Payload
-from zerofs.store.resp import ARRAY, ERROR, Answer, Answers, answer_error, encode
+from zerofs.store._resp import Answers, encode
+from zerofs.store.base import MAX_BATCH, Payload
+from zerofs.store.resp import ARRAY, ERROR, Answer, answer_error
 from zerofs.store.spares import Spares
 from zerofs.store.url import StoreUrl
 from zerofs.store.wire import CONNECT_TIMEOUT, WOULD_BLOCK, Wire, connect
@@ -42,7 +44,7 @@ class RespConnection:
         self._answers = Answers(wire.display, spares)
         self._out: deque[memoryview] = deque()
         self._queued = 0  # bytes in `_out`
-        self._next: Answer | None = None  # has arrived and was not handed out yet
+        self._here: deque[Answer] = deque()  # have arrived and were not handed out yet
         self._fault: StoreError | None = None  # what comes after that
 
     @classmethod
@@ -53,7 +55,8 @@ class RespConnection:
         deadline = min(deadline, time.monotonic() + CONNECT_TIMEOUT)
         connection = cls(connect(url, deadline), spares)
         try:
-            for answer in connection.exchange([*_introduction(url), *greeting], deadline):
+            exchange = connection.exchange([*_introduction(url), *greeting], deadline)
+            for answer in chain.from_iterable(exchange):
                 if answer.kind == ERROR and isinstance(answer.value, bytes):
                     raise _refused(url, answer.value)
         except BaseException:
@@ -63,8 +66,10 @@ class RespConnection:
 
     def exchange(
         self, commands: Iterable[Command], deadline: float, quiet: float = ANSWER_TIMEOUT
-    ) -> Iterator[Answer]:
-        """The answer to each command, in order.  The first requests are on their way when this returns.
+    ) -> Iterator[list[Answer]]:
+        """The answer to each command, in order, those at a time that are here when the first of them is.
+
+        The first requests are on their way when this returns.
 
         `quiet`: seconds after which a server that says nothing at all is given up.  The iterator raises
         StoreUnreachableError and its kinds.  Unless it runs to its end, close the connection.
@@ -121,7 +126,7 @@ class RespConnection:
 
     def _answers_to(
         self, source: Iterator[Command], in_flight: int, exhausted: bool, deadline: float, quiet: float
-    ) -> Iterator[Answer]:
+    ) -> Iterator[list[Answer]]:
         while True:
             if not exhausted and in_flight <= MAX_IN_FLIGHT // 2:
                 added, exhausted = self._queue(source, MAX_IN_FLIGHT - in_flight)
@@ -129,12 +134,16 @@ class RespConnection:
             if not in_flight:
                 self._answers.take()  # raises where more came than was asked for
                 return
-            yield self._next_answer(deadline, quiet)
-            in_flight -= 1
+            # Where more is to be asked, it is before the server runs out of requests.
+            most = in_flight if exhausted else in_flight - MAX_IN_FLIGHT // 2
+            batch = self._next_answers(most, deadline, quiet)
+            in_flight -= len(batch)
+            yield batch
 
     def _elements(self, deadline: float) -> Iterator[Answer]:
         for _ in range(MAX_NESTED):
-            yield self._next_answer(deadline, ANSWER_TIMEOUT)
+            self._await_answer(deadline, ANSWER_TIMEOUT)
+            yield self._here.popleft()
         raise StoreProtocolError(f"{self._wire.display}: an answer with too many elements")
 
     def _nest(self, elements: Iterator[Answer], depth: int) -> Nested:
@@ -149,38 +158,33 @@ class RespConnection:
 
     def _queue(self, source: Iterator[Command], room: int) -> tuple[int, bool]:
         """Queue up to `room` commands; how many, and whether there are no more."""
-        small = bytearray()
-        added = 0
-        for command in source:
-            for piece in encode(*command):
-                if len(piece) > 4096:
-                    self._push(bytes(small))
-                    small.clear()
-                    self._push(piece)
-                else:
-                    small += piece
-            added += 1
-            if added >= room or self._queued + len(small) >= MAX_QUEUED:
-                break
-        else:
-            room = 0
-        self._push(bytes(small))
-        self._answers.expected += added
-        return added, room == 0
-
-    def _push(self, piece: Payload) -> None:
-        if piece:
+        pieces, added, exhausted = encode(source, room, MAX_QUEUED - self._queued)
+        for piece in pieces:
             self._out.append(memoryview(piece))
             self._queued += len(piece)
+        self._answers.expected += added
+        return added, exhausted
 
-    def _next_answer(self, deadline: float, quiet: float) -> Answer:
-        answer, self._next = self._next, None
-        if answer is not None:
-            return answer
+    def _next_answers(self, most: int, deadline: float, quiet: float) -> list[Answer]:
+        """The next answer once it is here, and what else is there then: about `most`, and `MAX_BATCH` bytes."""
+        held = sum([len(each.value) for each in self._here if isinstance(each.value, (bytes, bytearray))])
+        self._answers.full_at = self._answers.payload_bytes - held + MAX_BATCH
+        self._await_answer(deadline, quiet)
+        batch: list[Answer] = []
+        while True:
+            batch += self._here
+            self._here.clear()
+            is_full = len(batch) >= most or self._answers.payload_bytes >= self._answers.full_at
+            if is_full or not self.has_answer():
+                return batch
+
+    def _await_answer(self, deadline: float, quiet: float) -> None:
+        if self._here:
+            return
         if self._fault is not None:
             raise self._fault
         limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
-        while (answer := self._answers.take()) is None:
+        while not self._take():
             if self._send():
                 limit = min(deadline, time.monotonic() + ANSWER_TIMEOUT)
             size = self._wire.receive(self._answers.room())
@@ -190,14 +194,12 @@ class RespConnection:
                 self._wire.wait(min(limit, time.monotonic() + quiet), writing=bool(self._out))
             else:
                 self._answers.received(size)
-        return answer
 
     def _take_in(self) -> bool:
-        while self._next is None:
+        while not self._here:
             if not self._answers.pending:
                 return False
-            self._next = self._answers.take()
-            if self._next is None:
+            if not self._take():
                 size = self._wire.receive(self._answers.room())
                 if size == WOULD_BLOCK:
                     return False
@@ -205,6 +207,11 @@ class RespConnection:
                     raise self._closed()
                 self._answers.received(size)
         return True
+
+    def _take(self) -> bool:
+        """Whether whole answers have been received; they are in `_here` then."""
+        self._here.extend(self._answers.take())
+        return bool(self._here)
 
     def _closed(self) -> StoreUnreachableError:
         return StoreUnreachableError(f"{self._wire.display}: the connection was closed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Generator
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Lane:
         self._connection: RespConnection | None = None  # once the first answer is here
         self._fault: StoreError | None = None  # for which no more answers come
         self._answers: Generator[Answered] | None = None
+        self._here: deque[Answer] = deque()  # have come and were not taken yet
         self._began = 0.0
 
     @property
@@ -70,23 +72,18 @@ class Lane:
         """The next answer, or why there is none."""
         if self._fault is not None:
             return self._fault
-        assert self._answers is not None
         try:
             if self.target.asking:
-                next(self._answers)
-            answer, connection = next(self._answers)
+                self._next()
+            return self._next()
         except StoreError as fault:
             self._fail(fault)
             return fault
-        if self._connection is None:
-            self.target.node.breaker.succeeded()
-            if self._is_first:
-                self.target.node.latency.answered(time.monotonic() - self._began)
-        self._connection = connection
-        return answer
 
     def is_next_here(self) -> bool:
-        return self._fault is None and self._connection is not None and self._connection.has_answer()
+        if self._fault is not None or self._connection is None:
+            return False
+        return bool(self._here) or self._connection.has_answer()
 
     def finish(self) -> None:
         """Every answer was taken: the connection can be used again."""
@@ -97,6 +94,18 @@ class Lane:
     def close(self) -> None:
         if self._answers is not None:
             self._answers.close()
+
+    def _next(self) -> Answer:
+        if not self._here:
+            assert self._answers is not None
+            answers, connection = next(self._answers)
+            self._here.extend(answers)
+            if self._connection is None:
+                self.target.node.breaker.succeeded()
+                if self._is_first:
+                    self.target.node.latency.answered(time.monotonic() - self._began)
+            self._connection = connection
+        return self._here.popleft()
 
     def _fail(self, fault: StoreError) -> None:
         self._fault = fault

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from zerofs.errors import StoreError, StoreProtocolError
-from zerofs.store.base import Payload, gather
+from zerofs.store.base import Payload
+from zerofs.store.connection import Command
 from zerofs.store.ids import id_text
 from zerofs.store.resp import BULK, ERROR, INTEGER, STATUS, Answer, answer_error
 from zerofs.store.server import Server
@@ -28,23 +29,26 @@ class RespStore:
         self._server = Server(url, self._spares)
 
     def get_many(self, ids: Sequence[bytes], deadline: float) -> Iterator[Payload | None]:
-        for answer, _ in self._server.ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
+        for answer in self._ask([(b"GET", chunk_id) for chunk_id in ids], deadline):
             yield self._payload(answer)
 
     def get_batches(
         self, ids: Sequence[bytes], deadline: float, patience: float | None = None
     ) -> Iterator[list[Payload | None]]:
         asked, connection = self._server.begin([(b"GET", chunk_id) for chunk_id in ids], deadline)
-        batches = gather((self._payload(answer), connection.has_answer) for answer, connection in asked)
         owed = len(ids)
         while True:
             if patience is not None and owed and not connection.has_answer_within(patience):
                 yield []  # once a batch: who asks on is ready to wait
-            batch = next(batches, None)
-            if batch is None:
+            answers, connection = next(asked, (None, connection))
+            if answers is None:
                 return
-            owed -= len(batch)
-            yield batch
+            owed -= len(answers)
+            batch, fault = self._payloads(answers)
+            if batch:
+                yield batch
+            if fault is not None:
+                raise fault
             for payload in batch:
                 self._spares.give(payload)
 
@@ -52,17 +56,12 @@ class RespStore:
         return self._server.has_idle()  # a new connection may take its time
 
     def exists_many(self, ids: Sequence[bytes], deadline: float) -> list[bool]:
-        return [
-            self._flag(answer)
-            for answer, _ in self._server.ask([(b"EXISTS", chunk_id) for chunk_id in ids], deadline)
-        ]
+        return [self._flag(answer) for answer in self._ask([(b"EXISTS", each) for each in ids], deadline)]
 
     def put_many(self, items: Sequence[tuple[bytes, Payload]], deadline: float) -> None:
         if self._url.scheme == "zdb":
             self._refuse_large(items)
-        for answer, _ in self._server.ask(
-            [(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline
-        ):
+        for answer in self._ask([(b"SET", chunk_id, payload) for chunk_id, payload in items], deadline):
             # 0-db answers the key, or a null bulk where the value is there already.
             if answer.kind not in (STATUS, BULK):
                 raise self._unexpected(answer)
@@ -70,6 +69,20 @@ class RespStore:
     def close(self) -> None:
         self._server.close()
         self._spares.clear()
+
+    def _ask(self, commands: Sequence[Command], deadline: float) -> Iterator[Answer]:
+        for answers, _ in self._server.ask(commands, deadline):
+            yield from answers
+
+    def _payloads(self, answers: Sequence[Answer]) -> tuple[list[Payload | None], StoreError | None]:
+        """What `answers` bring, up to the first that is an error, and that one."""
+        payloads: list[Payload | None] = []
+        try:
+            for answer in answers:
+                payloads.append(self._payload(answer))
+        except StoreError as fault:
+            return payloads, fault
+        return payloads, None
 
     def _payload(self, answer: Answer) -> Payload | None:
         if answer.kind != BULK or isinstance(answer.value, int):

@@ -12,11 +12,11 @@ from collections.abc import Generator, Sequence
 from zerofs.errors import StoreProtocolError, StoreTimeoutError, StoreUnreachableError
 from zerofs.store.connection import ANSWER_TIMEOUT, Command, Nested, RespConnection
 from zerofs.store.pool import ConnectionPool
-from zerofs.store.resp import STATUS, Answer
+from zerofs.store.resp import Answer
 from zerofs.store.spares import Spares
 from zerofs.store.url import StoreUrl
 
-Answered = tuple[Answer, RespConnection]
+Answered = tuple[list[Answer], RespConnection]
 
 
 class Server:
@@ -28,7 +28,9 @@ class Server:
     def ask(
         self, commands: Sequence[Command], deadline: float, quiet: float = ANSWER_TIMEOUT
     ) -> Generator[Answered]:
-        """The answers in order, and where each came from; the first requests are on their way when this returns.
+        """The answers in order, those that came together at a time, and where they came from.
+
+        The first requests are on their way when this returns.
 
         `quiet`: seconds after which a server that says nothing at all is given up.  A kept connection that
         turns out to be dead is replaced once, unseen.  Run it to its end, or close it.
@@ -62,7 +64,7 @@ class Server:
         self._pool.clear()
 
     def _ask(self, commands: Sequence[Command], deadline: float, quiet: float) -> Generator[Answered]:
-        """First of all says, by an answer that means nothing, that the requests are on their way."""
+        """First of all says, by no answers, that the requests are on their way."""
         answered = 0
         begun = False
         while True:
@@ -72,10 +74,10 @@ class Server:
                 answers = connection.exchange(commands[answered:], deadline, quiet)
                 if not begun:
                     begun = True
-                    yield Answer(STATUS, b""), connection
-                for answer in answers:
-                    answered += 1
-                    yield answer, connection
+                    yield [], connection
+                for batch in answers:
+                    answered += len(batch)
+                    yield batch, connection
                 unanswered = False
                 return
             except (StoreTimeoutError, StoreProtocolError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.store.test_resp import wire
 from zerofs.errors import StoreError, StoreProtocolError
-from zerofs.store.resp import ARRAY, ERROR, Answer, Answers, answer_error, encode
+from zerofs.store._resp import Answers, encode
+from zerofs.store.resp import ARRAY, ERROR, Answer, answer_error
 
 MOST_ROOM = 2 << 20  # bytes given for a payload before the first of them came
 
@@ -25,11 +26,12 @@ def target(data: bytes) -> None:
             del room
             parser.received(size)
             left = left[size:]
-            while (answer := parser.take()) is not None:
-                taken.append(answer)
-                if answer.kind == ERROR:
-                    assert isinstance(answer.value, bytes)
-                    _check_error(answer.value)
+            while answers := parser.take():
+                taken += answers
+                for answer in answers:
+                    if answer.kind == ERROR:
+                        assert isinstance(answer.value, bytes)
+                        _check_error(answer.value)
     except StoreProtocolError as error:
         assert "\n" not in str(error)
     _check(taken, data)
@@ -61,5 +63,5 @@ def samples() -> list[bytes]:
         b"\x15*2\r\n$3\r\nfoo\r\n*1\r\n:5\r\n",
         ten + b"$6000\r\n" + b"x" * 6000 + b"\r\n+OK\r\n",
         ten + b"-MOVED 3999 127.0.0.1:6381\r\n-NOAUTH secret\r\n-ASK 1 a:1\r\n",
-        ten + b"".join(bytes(piece) for piece in encode(b"SET", b"key", b"value")),
+        ten + b"".join(bytes(piece) for piece in encode(iter([(b"SET", b"key", b"value")]), 1, 100)[0]),
     ]

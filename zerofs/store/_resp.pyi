@@ -1,0 +1,23 @@
+"""RESP2 as bytes, compiled; see ``_resp.pyx``."""
+
+from collections.abc import Iterator
+
+from zerofs.store.base import Payload
+from zerofs.store.connection import Command
+from zerofs.store.resp import Answer
+from zerofs.store.spares import Spares
+
+def encode(commands: Iterator[Command], most: int, most_bytes: int) -> tuple[list[Payload], int, bool]: ...
+
+class Answers:
+    expected: int
+    nested: bool
+    full_at: int
+    def __init__(self, display: str, spares: Spares | None = None) -> None: ...
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def pending(self) -> bool: ...
+    def room(self) -> memoryview: ...
+    def received(self, size: int) -> None: ...
+    def take(self) -> list[Answer]: ...
