@@ -8,7 +8,7 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/guarded.pxi``: mapped files whose pages the disk may fail to give (`GuardedMap`);
 - ``fast/index.pxi``: the mapped index (`IndexMap`);
 - ``fast/recency.pxi``: what was used lately (`Recency`, `WorkingSet`);
-- ``fast/entry.pxi``: an entry of the cache, checked;
+- ``fast/entry.pxi``: an entry of the cache, packed and checked;
 - ``fast/lmdbtree.pxi``: LMDB's trees, walked without LMDB (`PinnedTree`);
 - ``fast/lmdbcheck.pxi``: whether their pages fit together;
 - ``fast/chunks.pxi``: cached chunks, found by number;

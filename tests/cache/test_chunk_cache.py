@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cache.support import chunk, chunks, contents
+from zerofs._fast import pack_entries
 from zerofs.cache import entry
 from zerofs.cache.lmdb import ChunkCache, Snapshot
 
@@ -202,9 +203,28 @@ def test_the_bound_is_whole_pages_and_has_a_minimum(tmp_path: Path) -> None:
 # -- entries -------------------------------------------------------------------------------
 
 
+def packed(name: bytes, plain: bytes) -> bytes:
+    [(_, value)] = pack_entries([(name, plain)])
+    return value
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=70), st.binary(max_size=6000)), max_size=8))
+def test_entries_are_packed_together_as_they_are_alone(named: list[tuple[bytes, bytes]]) -> None:
+    together = pack_entries([(name, memoryview(plain)) for name, plain in named])
+    assert together == [(name, packed(name, plain)) for name, plain in named]
+    for (name, plain), (_, value) in zip(named, together, strict=True):
+        assert entry.unpack(name, memoryview(value), verify=True) == plain
+
+
+@pytest.mark.parametrize("wrong", [(b"name", 7), (7, b"plain"), (b"name", None), b"ab", ("name", b"plain")])
+def test_what_cannot_be_packed_is_refused(wrong: tuple[bytes, bytes]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        pack_entries([(b"good", b"bytes"), wrong])
+
+
 @given(name=st.binary(min_size=1, max_size=70), plain=st.binary(max_size=300))
 def test_an_entry_unpacks_under_its_own_name_only(name: bytes, plain: bytes) -> None:
-    value = memoryview(entry.pack(name, plain))
+    value = memoryview(packed(name, plain))
     assert entry.unpack(name, value, verify=True) == plain
     for other in (name + b"x", bytes([name[0] ^ 1]) + name[1:]):
         with pytest.raises(entry.ForeignEntryError):
@@ -213,7 +233,7 @@ def test_an_entry_unpacks_under_its_own_name_only(name: bytes, plain: bytes) -> 
 
 @given(plain=st.binary(min_size=1, max_size=100), where=st.integers(0, 10**6))
 def test_every_flipped_bit_of_an_entry_is_found(plain: bytes, where: int) -> None:
-    value = bytearray(entry.pack(b"name", plain))
+    value = bytearray(packed(b"name", plain))
     bit = where % (len(value) * 8)
     value[bit // 8] ^= 1 << bit % 8
     expected = (
@@ -227,7 +247,7 @@ def test_every_flipped_bit_of_an_entry_is_found(plain: bytes, where: int) -> Non
 
 @given(plain=st.binary(max_size=100), cut=st.integers(1, 200))
 def test_a_shortened_entry_is_found(plain: bytes, cut: int) -> None:
-    value = entry.pack(b"name", plain)
+    value = packed(b"name", plain)
     with pytest.raises(entry.ForeignEntryError):
         entry.unpack(b"name", memoryview(value[:-cut]), verify=True)
 

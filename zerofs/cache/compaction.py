@@ -98,7 +98,9 @@ def _copy(old: Mapped, new: Mapped, chosen: Sequence[Row]) -> None:
                 value = source.get(row.name)
                 if value is not None and _is_sound(row.name, value):
                     target.put(row.name, value)
-                    target.put(key_of(row.sequence), value_of(row), db=new.order, append=True)
+                    target.put(
+                        key_of(row.sequence), value_of(row.name, row.length), db=new.order, append=True
+                    )
 
 
 def _batches(chosen: Sequence[Row]) -> Iterator[list[Row]]:

@@ -5,6 +5,9 @@ bytes to it: where only the second fails, bytes rotted and the entry can be drop
 fails, what lies under this name belongs to something else, so the tree that led here is wrong and
 must not be used for dropping anything.  XXH3 guards against accidents, not against an attacker: who
 may write to the cache is a matter of the directory's mode.
+
+Packed by `zerofs._fast.pack_entries`, which knows the layout as well.  Nothing in an entry ever changes: its place in
+the order is not here.
 """
 
 from __future__ import annotations
@@ -27,14 +30,6 @@ class DamagedEntryError(Exception):
 
 class ForeignEntryError(Exception):
     """What lies there was not stored under this name."""
-
-
-def pack(name: bytes, plain: bytes | memoryview) -> bytes:
-    """The value to store for `plain` under `name`.  Nothing in it ever changes: its place in the order is not here."""
-    length = len(plain)
-    tie = _tie(name, length)
-    header = _HEADER.pack(xxhash.xxh3_64_intdigest(tie), _check_bytes(tie, plain), length)
-    return b"".join((header, plain))
 
 
 def unpack(name: bytes, value: memoryview, *, verify: bool) -> memoryview:

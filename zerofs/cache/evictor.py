@@ -125,7 +125,9 @@ class Evictor:
             transaction.delete(key_of(row.sequence), db=mapped.order)
             self._environment.usage.pass_by(row.name)
         with transaction.cursor(mapped.order) as order:
-            places = [(key_of(last + number), value_of(row)) for number, row in enumerate(kept, 1)]
+            places = [
+                (key_of(last + number), value_of(row.name, row.length)) for number, row in enumerate(kept, 1)
+            ]
             order.putmulti(places, append=True)
 
     def _goes_on(self, mapped: Mapped, swept: Sweep, gone: int) -> bool:

@@ -34,6 +34,6 @@ def key_of(sequence: int) -> bytes:
     return sequence.to_bytes(8, "big")
 
 
-def value_of(row: Row) -> bytes:
-    """A row's value."""
-    return row.length.to_bytes(4, "big") + row.name
+def value_of(name: bytes, length: int) -> bytes:
+    """A row's value; `length` is that of the entry's plain bytes."""
+    return length.to_bytes(4, "big") + name

@@ -21,8 +21,7 @@ from typing import Any
 
 import lmdb
 
-from zerofs.cache import entry
-from zerofs.cache.clock import Row
+from zerofs._fast import pack_entries
 from zerofs.cache.datafile import LostPageError, Mapped
 from zerofs.cache.environment import Environment
 from zerofs.cache.evictor import FEW, Evictor, settle
@@ -164,11 +163,11 @@ class Writer:
                 return None
             first = last_sequence(transaction, mapped) + 1
             places = [
-                (key_of(number), value_of(Row(number, name, len(plain))))
+                (key_of(number), value_of(name, len(plain)))
                 for number, (name, plain) in enumerate(missing, first)
             ]
             with transaction.cursor() as chunks, transaction.cursor(mapped.order) as order:
-                chunks.putmulti([(name, entry.pack(name, plain)) for name, plain in missing])
+                chunks.putmulti(pack_entries(missing))
                 order.putmulti(places, append=True)
         self.stored += len(missing)
         self.full = False
