@@ -27,5 +27,5 @@ export ZEROFS_GOLDEN="${ZEROFS_GOLDEN:-$PWD/../shared/golden}"
 cd $place/tree
 export PYTHONPATH="$PWD" # for processes that tests start
 [ $# -gt 0 ] || set -- tests/kernels tests/chunk tests/flist tests/index tests/engine tests/cache tests/fuzz \
-	tests/takeover/test_systemd.py
+	tests/store/test_resp.py tests/takeover/test_systemd.py
 exec "$python" -m pytest -q -p no:cacheprovider "$@"
