@@ -1,6 +1,6 @@
 """`python -m zerofs` is the `zerofs` command."""
 
-from zerofs.cli import main
+from zerofs.start import zerofs
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(zerofs())

@@ -1,20 +1,39 @@
-"""SIGINT and SIGTERM in a long measurement: the first one ends it, and nothing disturbs what is taken down then.
+"""How SIGINT and SIGTERM end a command: at once, or, where something would be left behind, as an exception.
 
-Python drops an exception that comes up while it runs a finaliser or a callback of a weak reference, and goes on; the
-signal would be lost with it.  So what is dropped is raised again a moment later, by a timer.
+Place: `zerofs.start` calls `end_at_once` before anything of zerofs is imported; whatever has to be taken down in order
+stands in `interruptible`.  A mount takes signals itself (`zerofs.mount.watch`) from before its first step.
+
+An exception will not do everywhere: Python drops one that comes up while it runs a finaliser or a callback of a weak
+reference, as imports do, and compiled modules take it for a failed import.  So while a command is imported an interrupt
+just ends the process, and in `interruptible` what was dropped is raised again a moment later, by a timer.
 
 No threads, no locks: handlers of the main thread.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
+INTERRUPTED = 130  # the exit status
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN = 0.01  # seconds until what was dropped is raised anew
+
+
+def end_at_once(program: str) -> None:
+    """From now on SIGINT ends the process where it stands, in one line, unless its caller had it ignored."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{program}: interrupted\n".encode())
+        os._exit(INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
 
 
 def ignore_signals() -> None:
@@ -23,32 +42,47 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def end_by_signals() -> None:
-    """The first signal ends the run as an exception of the main thread; a second one does nothing."""
-    sys.unraisablehook = _dropped
-    for number in SIGNALS:
-        signal.signal(number, _interrupted)
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """The first SIGINT or SIGTERM in here raises KeyboardInterrupt in the main thread; later ones do nothing.
+
+    Later ones are ignored for good: what is taken down afterwards belongs to the end of the process.  A signal that is
+    ignored already stays so.
+    """
+    before = {
+        number: signal.signal(number, _interrupt)
+        for number in SIGNALS
+        if signal.getsignal(number) not in (signal.SIG_IGN, _interrupt)
+    }
+    hook, sys.unraisablehook = sys.unraisablehook, _dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in before.items():
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, handler)
 
 
-def _interrupted(number: int, _: FrameType | None) -> NoReturn:
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until this has ended; programs that are started in here never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     ignore_signals()
-    _raise(number)
-
-
-def _raise(number: int) -> NoReturn:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
+    raise KeyboardInterrupt
 
 
 def _dropped(what: sys.UnraisableHookArgs) -> None:
     """Python's hook for exceptions that nobody can catch."""
-    if isinstance(what.exc_value, KeyboardInterrupt):
-        number = signal.SIGINT
-    elif isinstance(what.exc_value, SystemExit):
-        number = signal.SIGTERM
-    else:
+    if not isinstance(what.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(what)
         return
-    signal.signal(signal.SIGALRM, lambda *_: _raise(number))
+    signal.signal(signal.SIGALRM, _interrupt)
     signal.setitimer(signal.ITIMER_REAL, _AGAIN)

@@ -2,6 +2,6 @@
 
 import sys
 
-from zerofs.bench import main
+from zerofs.start import bench
 
-sys.exit(main())
+sys.exit(bench())

@@ -16,7 +16,6 @@ from zerofs.bench import host, page, plot
 from zerofs.bench.arguments import Limits, build_parser, choose, choose_starts
 from zerofs.bench.coldrunner import ColdBench
 from zerofs.bench.coldstart import COLDSTART, STARTS
-from zerofs.bench.interruption import end_by_signals, ignore_signals
 from zerofs.bench.report import Run, as_dict, markdown, print_table, print_targets
 from zerofs.bench.runner import SUBJECTS, Bench, Pace, Report, Result
 from zerofs.bench.scenarios import SCENARIOS, Scenario
@@ -24,6 +23,7 @@ from zerofs.bench.starts import NAMES, FullPull
 from zerofs.bench.targets import START_TARGETS, judge
 from zerofs.cli.guard import guarded
 from zerofs.errors import BackendError
+from zerofs.interruption import ignore_signals, interruptible
 from zerofs.mount import mountinfo
 
 _COPIES = 9  # the large file itself, in Redis, in two caches, and in the peers' images
@@ -176,8 +176,8 @@ def _run(argv: Sequence[str]) -> int:
         for start in STARTS:
             print(f"{COLDSTART:9} {start.name:18} {start.title}")
         return 0
-    end_by_signals()
-    return _measure(arguments)
+    with interruptible():
+        return _measure(arguments)
 
 
 def run(argv: Sequence[str] | None) -> int:

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from zerofs.errors import MountError
+from zerofs.interruption import uninterrupted
 
 _DROP = Path("/proc/sys/vm/drop_caches")
 
@@ -41,15 +42,17 @@ def kernel_has(file_system: str) -> bool:
 def command(*argv: str | os.PathLike[str]) -> str:
     """Run a program to its end; returns what it printed.  The last line that it said is the error where it fails."""
     pipe = subprocess.PIPE
+    process: subprocess.Popen[str] | None = None
     try:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        with uninterrupted():  # or nobody would know of the program that was started
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+        output, errors = process.communicate()
     except FileNotFoundError:
         raise MountError(f"{os.fspath(argv[0])} is not installed", hint="make build installs it") from None
-    try:
-        output, errors = process.communicate()
     except BaseException:
-        process.kill()
-        process.communicate()  # to its very end: what it was about to mount has to be taken down after it
+        if process is not None:
+            process.kill()
+            process.communicate()  # to its very end: what it was about to mount has to be taken down after it
         raise
     if process.returncode:
         said = ((errors or output).strip().splitlines() or ["it said nothing"])[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from zerofs.cli import options, output
+from zerofs.interruption import interruptible
 
 EPILOG = """\
 examples:
@@ -29,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
 
     output.set_up(debug=args.debug)
     with (
+        interruptible(),
         options.existing_cache(args.cache) as cache,
-        output.interruptible(),
         shown_progress("checking", silent=args.json, unit="chunks") as progress,
     ):
         before = cache.stats()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerofs.cli import options, output
 from zerofs.errors import CacheError
+from zerofs.interruption import interruptible
 from zerofs.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output.set_up(debug=args.debug)
-    with options.existing_cache(args.cache) as cache, output.interruptible():
-        value = {**_unreferenced(args, cache), **_evict(args, cache)}
-    value |= _litter(args)
-    chunks_go = args.to is not None or args.unreferenced
-    value["file_freed"] = _give_back(args) if args.force and chunks_go else None
+    with interruptible():
+        with options.existing_cache(args.cache) as cache:
+            value = {**_unreferenced(args, cache), **_evict(args, cache)}
+        value |= _litter(args)
+        chunks_go = args.to is not None or args.unreferenced
+        value["file_freed"] = _give_back(args) if args.force and chunks_go else None
     if args.json:
         output.say_json({"done": args.force, **value})
     else:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 
 from zerofs.errors import ZerofsError, describe, reason_of
+from zerofs.interruption import INTERRUPTED
 
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from zerofs.cli import options, output
 from zerofs.cli.parser import path
+from zerofs.interruption import interruptible
 
 EPILOG = """\
 examples:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     output.set_up(debug=args.debug)
     check_destination(args.output)
-    with output.interruptible(), options.opened_flists(args, args.flists) as flists:
+    with interruptible(), options.opened_flists(args, args.flists) as flists:
         format = args.format or flists[-1].format
         routing = merged_routing([] if args.no_router else flists)
         published = merged_publication(routing, format)

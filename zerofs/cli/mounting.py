@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zerofs.errors import ZerofsError, describe
+from zerofs.interruption import interruptible
 from zerofs.mount import systemd
 from zerofs.mount.options import MountOptions
 
@@ -69,9 +70,19 @@ def _run_daemon(
     run: Callable[[MountOptions, Callable[[], None]], None],
     announcement: str,
 ) -> int:
+    options = absolute(options, Path.cwd())  # a daemon leaves the directory that they are relative to
+    with interruptible():  # until the mount takes signals itself: the pid file is to go
+        return _serve_detached(program, options, run, announcement)
+
+
+def _serve_detached(
+    program: str,
+    options: MountOptions,
+    run: Callable[[MountOptions, Callable[[], None]], None],
+    announcement: str,
+) -> int:
     from zerofs.mount.daemon import detach
 
-    options = absolute(options, Path.cwd())  # a daemon leaves the directory that they are relative to
     daemon = detach(log=options.log or DAEMON_LOG, pid_file=options.pid_file, announce=announcement)
     announced = False
 

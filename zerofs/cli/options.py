@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerofs.cli import output
 from zerofs.cli.parser import path
 from zerofs.errors import CacheError, UsageError
+from zerofs.interruption import interruptible
 from zerofs.sizes import parse_size
 from zerofs.store.given import STORAGE_VARIABLE, last_resort, urls_in
 
@@ -35,14 +35,12 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def add_flist_options(parser: argparse.ArgumentParser) -> None:
-    """For a command that reads a flist."""
-    parser.add_argument(
-        "--cache",
-        type=path,
-        metavar="DIR",
-        help="keep the compiled index there, as a mount with --cache does",
-    )
+def add_flist_options(
+    parser: argparse.ArgumentParser,
+    cache: str = "keep the compiled index there, as a mount with --cache does",
+) -> None:
+    """For a command that reads a flist; `cache` says what else a cache is for."""
+    parser.add_argument("--cache", type=path, metavar="DIR", help=cache)
     add_max_flist_size(parser)
 
 
@@ -199,8 +197,9 @@ def existing_cache(directory: Path) -> ChunkCache:
 
 @contextmanager
 def _state(cache: Path | None) -> Iterator[Path]:
-    if cache is not None:
-        yield cache / "flists"
-        return
-    with output.interruptible(), tempfile.TemporaryDirectory(prefix="zerofs-") as name:
-        yield Path(name)
+    with interruptible():
+        if cache is not None:
+            yield cache / "flists"
+            return
+        with tempfile.TemporaryDirectory(prefix="zerofs-") as name:
+            yield Path(name)

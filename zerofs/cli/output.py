@@ -11,11 +11,8 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Mapping, Sequence
 
 from zerofs.flist.model import Kind
 
@@ -94,17 +91,3 @@ def examples(paths: Sequence[bytes], number: int) -> str:
 def path_argument(argument: str) -> bytes:
     """A path of a flist as the user gave it."""
     return os.fsencode(argument)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM end the work as SIGINT does, so that temporary files go."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from zerofs.cli import options, output
 from zerofs.cli.parser import given, path
+from zerofs.errors import SourceError
+from zerofs.interruption import interruptible
 
 if TYPE_CHECKING:
     from zerofs.pack.losses import Losses
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     published = Publication() if args.no_router else publication(args.format, stores)
     losses = Losses(args.format)
     with (
-        output.interruptible(),
+        interruptible(),
         _source(args, stores, losses) as source,
         shown_progress("packing", silent=args.json) as progress,
     ):
@@ -106,7 +108,14 @@ def _source(args: argparse.Namespace, stores: list[RangedStore], losses: Losses)
             one_file_system=args.one_file_system,
         )
     else:
-        with Path(args.source).open("rb") as stream:
+        try:
+            stream = Path(args.source).open("rb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise SourceError(
+                f"{args.source}: {error.strerror}",
+                hint="name a directory, a tar, or - for a tar on standard input",
+            ) from error
+        with stream:
             yield TarSource(stream, args.source, losses)
 
 

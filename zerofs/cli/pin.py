@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from zerofs.cli import options, output
+from zerofs.interruption import interruptible
 
 if TYPE_CHECKING:
     from zerofs.flist.load import LoadedFlist
@@ -35,13 +36,14 @@ def run(args: argparse.Namespace) -> int:
     output.set_up(debug=args.debug)
     state = args.cache / "flists"
     done = []
-    for argument in args.flists:
-        content, flist = _content(args, argument)
-        if args.command == "pin":
-            changed = pin(state, content, argument if flist is None else flist.argument)
-        else:
-            changed = unpin(state, content)
-        done.append({"flist": argument, "content_hash": content, "changed": changed})
+    with interruptible():
+        for argument in args.flists:
+            content, flist = _content(args, argument)
+            if args.command == "pin":
+                changed = pin(state, content, argument if flist is None else flist.argument)
+            else:
+                changed = unpin(state, content)
+            done.append({"flist": argument, "content_hash": content, "changed": changed})
     if args.json:
         output.say_json(done)
         return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zerofs.cli import options, output
 from zerofs.cli.parser import Parser, path
 from zerofs.errors import ProfileError, UsageError, ZerofsError
+from zerofs.interruption import interruptible
 
 if TYPE_CHECKING:
     from zerofs.flist.index import Index
@@ -25,6 +26,7 @@ examples:
 A mount records which chunks it wants and when, unless --prefetch off; the next mount of the same flist fetches
 them ahead.  A profile fits every flist with the content hash that it was recorded from, and no other.
 """
+_CACHE = "the cache of the mounts, where their profiles lie"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +34,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        made = actions.add_parser(name, help=summary, description=summary)
+        examples = [line for line in EPILOG.splitlines() if line.startswith(f"  zerofs profile {name} ")]
+        made = actions.add_parser(
+            name, help=summary, description=summary, epilog="\n".join(["examples:", *examples])
+        )
         made.add_argument("--debug", action="store_true", help="log more, show an error's traceback")
         return made
 
     show = action("show", "list what a profile holds, or what the mounts of a flist recorded")
     show.add_argument("subject", metavar="PROFILE|FLIST", help="a profile; or a flist, with --cache")
-    options.add_flist_options(show)
+    options.add_flist_options(show, _CACHE)
     options.add_json(show)
     export = action("export", "write what the mounts of a flist recorded to a file")
     _add_flist(export)
@@ -59,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_flist(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
-    options.add_flist_options(parser)
+    options.add_flist_options(parser, _CACHE)
     if parser.prog.endswith("import"):
         options.add_json(parser)
 
@@ -73,13 +78,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output.set_up(debug=args.debug)
-    profile: Profile = {
-        "show": _show,
-        "export": _export,
-        "import": _import,
-        "merge": _merge,
-        "add": _add,
-    }[args.action](args)
+    action = {"show": _show, "export": _export, "import": _import, "merge": _merge, "add": _add}[args.action]
+    with interruptible():
+        profile: Profile = action(args)
     value = _summary(profile)
     if args.action == "show":
         value["entries"] = [entry._asdict() for entry in profile.entries]
@@ -114,6 +115,8 @@ def _show(args: argparse.Namespace) -> Profile:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) == MAGIC:
                 return _read(path)
+    elif args.cache is None and "://" not in args.subject and not path.exists():
+        raise ProfileError(f"there is no profile {path}", hint="check the path")
     args.flist = args.subject
     return _recorded(args)
 
@@ -150,8 +153,7 @@ def _add(args: argparse.Namespace) -> Profile:
 
     with options.opened_flist(args) as flist:
         profile = _fitting(args.profiles[0], flist.index)
-    with output.interruptible():
-        add_profile(Path(args.flist), encode(profile), args.output or Path(args.flist))
+    add_profile(Path(args.flist), encode(profile), args.output or Path(args.flist))
     return profile
 
 

@@ -23,7 +23,7 @@ from typing import Any, Self
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[H\x1b[2J"  # the alternate screen, no cursor, empty
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 _HOME, _END_OF_LINE, _END_OF_PAGE = "\x1b[H", "\x1b[K", "\x1b[J"
-_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # SIGINT does so by itself
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Screen:
@@ -47,12 +47,12 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_ENDING))  # once interrupted, undisturbed
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # once interrupted, undisturbed
         self._give_back()
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, *_ENDING))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         os.close(self._wake)
         os.close(self._woken)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zerofs.cli import options, output
 from zerofs.cli.parser import Parser, path
+from zerofs.interruption import interruptible
 from zerofs.store.given import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     output.set_up(debug=args.debug)
     destination = RangedStores(options.ranged_stores(args.to, "--to"), timeout=args.timeout)
     with (
-        output.interruptible(),
+        interruptible(),
         options.opened_flist(args) as flist,
         options.opened_router(args, _source(args, flist)) as router,
         shown_progress("copying", silent=args.json, unit="chunks") as progress,

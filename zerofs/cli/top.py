@@ -16,6 +16,7 @@ from zerofs.cli.output import shown
 from zerofs.cli.parser import path
 from zerofs.cli.screen import Screen
 from zerofs.errors import MountError, UsageError
+from zerofs.interruption import interruptible
 from zerofs.mount import inquiry
 
 EPILOG = """\
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     looks = _Looks(args.target)
     rounds = iter(range(args.count)) if args.count else itertools.count()
     if args.json:
-        with output.interruptible():
+        with interruptible():
             return _print_lines(looks, rounds, args.interval)
     if not sys.stdout.isatty():
         raise UsageError(

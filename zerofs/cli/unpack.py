@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zerofs.cli import options, output
 from zerofs.cli.parser import path
+from zerofs.interruption import interruptible
 
 if TYPE_CHECKING:
     from zerofs.pack.losses import Count
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     output.set_up(debug=args.debug)
     with (
-        output.interruptible(),
+        interruptible(),
         options.opened_flist(args) as flist,
         options.opened_contents(args, flist) as contents,
         shown_progress("unpacking", silent=args.json) as progress,

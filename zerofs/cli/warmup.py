@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zerofs.cli import options, output
 from zerofs.errors import CacheError, ProfileError, UsageError
+from zerofs.interruption import interruptible
 from zerofs.sizes import parse_size
 from zerofs.store.given import last_resort
 
@@ -38,7 +39,9 @@ something is missing.
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("source", metavar="FLIST|MOUNTPOINT", help="a flist, or where one is mounted")
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory in the flist")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", default=[], help="a file or directory in the flist"
+    )
     parser.add_argument("--all", action="store_true", help="the whole image")
     parser.add_argument(
         "--profile",
@@ -52,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="at most so many bytes a second, as 20M (default: no bound)",
     )
     parser.add_argument("--check", action="store_true", help="only say how much is there")
-    options.add_flist_options(parser)
+    options.add_flist_options(parser, "the cache that the chunks go to (of a mount: the one that it uses)")
     parser.add_argument(
         "--cache-size",
         metavar="SIZE",
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not (args.all or args.paths or args.profile or args.check):
         raise UsageError("nothing to warm up", hint="name paths, or give --profile or --all")
-    with output.interruptible(), _opened(args) as opened:
+    with interruptible(), _opened(args) as opened:
         look = _profile_survey(args, opened) if args.profile else _file_survey(args, opened)
         before = look()
         if args.check:
@@ -201,7 +204,10 @@ def _source(args: argparse.Namespace) -> tuple[list[str], Path | None, str | Non
     mounted = None if "://" in args.source else served.options_of(Path(args.source), swapped=not args.profile)
     if mounted is None:
         if args.cache is None:
-            raise UsageError("no --cache given", hint="name the cache of the mounts to come: --cache DIR")
+            raise UsageError(
+                f"no --cache given, and {args.source} is no mount of a flist, which would have one",
+                hint="name the cache of the mounts to come: --cache DIR",
+            )
         return [args.source], args.local_router, options.storage_url(args)
     if not mounted.meta:
         raise UsageError(f"{args.source}: no flist is mounted there", hint="name a flist")

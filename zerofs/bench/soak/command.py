@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from zerofs.bench.interruption import end_by_signals
 from zerofs.bench.soak.outcome import Outcome, print_outcome
 from zerofs.bench.soak.place import Settings
 from zerofs.bench.soak.run import kills, soak
 from zerofs.cli.parser import Parser
 from zerofs.errors import BackendError, UsageError
+from zerofs.interruption import interruptible
 from zerofs.mount import mountinfo
 from zerofs.mount.options import ENGINES
 from zerofs.sizes import parse_size
@@ -90,9 +90,8 @@ def run(argv: Sequence[str]) -> int:
         readers=arguments.readers,
         supervised=False if arguments.unsupervised else None,
     )
-    end_by_signals()
     print(f"seed {seed}", file=sys.stderr, flush=True)
-    with _workplace(arguments) as workdir:
+    with interruptible(), _workplace(arguments) as workdir:
         if arguments.kills is not None:
             outcome = kills(workdir, settings, arguments.kills, _progress())
         else:
