@@ -28,6 +28,25 @@ def test_help_has_examples(zerofs: Zerofs, name: str) -> None:
     assert f"examples:\n  zerofs {name} " in zerofs(name, "--help").out
 
 
+@pytest.mark.parametrize("action", ["show", "export", "import", "merge", "add"])
+def test_help_of_profile(zerofs: Zerofs, action: str) -> None:
+    assert f"examples:\n  zerofs profile {action} " in zerofs("profile", action, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mount"], "required: MOUNTPOINT (see"),
+        (["pack", "--store", "dir:///x", "nowhere", "x.flist"], "name a directory, a tar, or -"),
+        (["profile", "show", "nowhere"], "there is no profile nowhere"),
+        (["warmup", "--all", "nowhere"], "nowhere is no mount of a flist"),
+    ],
+)
+def test_a_mistake_is_named(zerofs: Zerofs, arguments: list[str], said: str) -> None:
+    status = 1 if arguments[0] in ("pack", "profile") else 2
+    assert said in zerofs(*arguments, status=status).err
+
+
 def test_help_of_store_copy(zerofs: Zerofs) -> None:
     assert "examples:\n  zerofs store copy " in zerofs("store", "copy", "--help").out
 

@@ -235,7 +235,10 @@ def test_one_file_system(tmp_path: Path) -> None:
 def test_unreadable_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["pack", "--store", f"dir://{tmp_path}/store", str(tmp_path / "none"), str(tmp_path / "x")])
     assert status == 1
-    assert capsys.readouterr().err == f"zerofs: {tmp_path}/none: No such file or directory\n"
+    assert capsys.readouterr().err == (
+        f"zerofs: {tmp_path}/none: No such file or directory "
+        "(name a directory, a tar, or - for a tar on standard input)\n"
+    )
 
 
 def test_a_file_without_permission_is_an_error(sandbox: Sandbox) -> None:

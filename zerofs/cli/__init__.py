@@ -60,7 +60,7 @@ COMMANDS = {
 EPILOG = """\
 examples:
   zerofs pack --store dir:///srv/chunks ./rootfs rootfs.flist
-  zerofs mount --meta rootfs.flist /mnt
+  zerofs mount rootfs.flist /mnt
   zerofs ls -R rootfs.flist /etc
 
 exit status: 0 fine, 1 failed, 2 usage, 3 flist unreadable, 4 store configuration wrong,

@@ -36,7 +36,12 @@ def parse_mount(arguments: Sequence[str]) -> MountOptions:
     )
     add_options(parser)
     parser.add_argument(
-        "flists", metavar="FLIST", nargs="*", type=given, help="flists, the last on top; as --meta"
+        "flists",
+        metavar="FLIST",
+        nargs="*",
+        type=given,
+        default=[],
+        help="flists, the last on top; as --meta",
     )
     args = parser.parse_args(normalise(arguments))
     places = [args.target, *args.flists]  # the last is the mount point

@@ -114,7 +114,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--complete",
         metavar="RATE",
         help="fetch the rest of the image once its start is over, so many bytes a second "
-        f"(--complete alone: {_OPTIONAL_VALUES['complete']})",
+        f"(--complete=RATE; --complete alone: {_OPTIONAL_VALUES['complete']})",
     )
     add(
         "--timeout",
