@@ -42,7 +42,9 @@ COMMANDS = {
     "cat": Command("zerofs.cli.cat", "write the bytes of files of a flist to standard output"),
     "info": Command("zerofs.cli.info", "describe a flist: format, counts, sizes, stores"),
     "merge": Command("zerofs.cli.merge", "lay several flists over each other into one"),
-    "store": Command("zerofs.cli.store", "copy the chunks of a flist between stores"),
+    "store": Command(
+        "zerofs.cli.store", "copy the chunks of a flist between stores, or prove that they are there"
+    ),
     "warmup": Command("zerofs.cli.warmup", "fetch chunks of a flist into a cache, before they are read"),
     "pin": Command("zerofs.cli.pin", "keep the chunks of flists in a cache"),
     "unpin": Command("zerofs.cli.pin", "keep them no longer"),

@@ -69,6 +69,21 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     add_timeout(parser, "a batch of chunks")
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """For a command that reads chunks of a flist as they are stored."""
+    parser.add_argument(
+        "--from", dest="storage_url", metavar="URL", help="where the chunks are (default: the flist's router)"
+    )
+    parser.add_argument(
+        "--local-router", type=path, metavar="FILE", help="router.yaml laid over that of the flist"
+    )
+
+
+def source_of(args: argparse.Namespace, flist: LoadedFlist) -> LoadedFlist:
+    """The flist as its chunks are to be found: without its own router where ``--from`` says where."""
+    return flist.without_stores() if args.storage_url else flist
+
+
 def add_timeout(parser: argparse.ArgumentParser, subject: str) -> None:
     parser.add_argument(
         "--timeout",

@@ -1,17 +1,13 @@
-"""`zerofs store`: what concerns the chunks alone; today `store copy`."""
+"""`zerofs store`: what concerns the chunks alone: `store copy`, and `store check` in a module of its own."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from zerofs.cli import options, output
-from zerofs.cli.parser import Parser, path
+from zerofs.cli import options, output, storecheck
+from zerofs.cli.parser import Parser
 from zerofs.interruption import interruptible
 from zerofs.store.given import STORAGE_VARIABLE
-
-if TYPE_CHECKING:
-    from zerofs.flist.load import LoadedFlist
 
 COPY_EPILOG = f"""\
 examples:
@@ -30,14 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     copy = actions.add_parser("copy", help=summary, description=summary, epilog=COPY_EPILOG)
     copy.add_argument("--debug", action="store_true", help="log more, show an error's traceback")
     copy.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
-    copy.add_argument(
-        "--from", dest="storage_url", metavar="URL", help="where the chunks are (default: the flist's router)"
-    )
+    options.add_source(copy)
     copy.add_argument(
         "--to", action="append", metavar="[RANGE=]URL", help="where they go; may appear many times"
-    )
-    copy.add_argument(
-        "--local-router", type=path, metavar="FILE", help="router.yaml laid over that of the flist"
     )
     copy.add_argument(
         "--no-verify", action="store_true", help="copy what the source gives, without decoding it"
@@ -46,9 +37,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_timeout(copy, "a batch of chunks")
     options.add_jobs(copy)
     options.add_json(copy)
+    summary = "read every chunk of a flist where a mount would, and say what is lacking"
+    check = actions.add_parser("check", help=summary, description=summary, epilog=storecheck.EPILOG)
+    check.add_argument("--debug", action="store_true", help="log more, show an error's traceback")
+    storecheck.configure(check)
 
 
 def run(args: argparse.Namespace) -> int:
+    return storecheck.run(args) if args.action == "check" else _copy(args)
+
+
+def _copy(args: argparse.Namespace) -> int:
     from zerofs.cli.progress import shown_progress
     from zerofs.pack.copy import copy_chunks
     from zerofs.store.ranged import RangedStores
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     with (
         interruptible(),
         options.opened_flist(args) as flist,
-        options.opened_router(args, _source(args, flist)) as router,
+        options.opened_router(args, options.source_of(args, flist)) as router,
         shown_progress("copying", silent=args.json, unit="chunks") as progress,
     ):
         copied = copy_chunks(
@@ -86,8 +85,3 @@ def run(args: argparse.Namespace) -> int:
             f"({output.size(copied.sent_size)} encoded), {copied.present:,} were there already"
         )
     return 0
-
-
-def _source(args: argparse.Namespace, flist: LoadedFlist) -> LoadedFlist:
-    """The flist as its chunks are to be found: without its own router where ``--from`` says where."""
-    return flist.without_stores() if args.storage_url else flist

@@ -6,23 +6,19 @@ written as it was stored.  Batches run in the threads of a pool.
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zerofs.chunk.codec import decode
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
+from zerofs.pack.batches import batches
 from zerofs.pack.contents import fetch
 from zerofs.pack.pool import Pool
 from zerofs.pack.progress import Progress
 from zerofs.store.base import Payload
 from zerofs.store.ranged import RangedStores
 from zerofs.store.router import Router
-
-BATCH_BYTES = 4 << 20  # plain bytes
-BATCH_CHUNKS = 256
 
 
 @dataclass
@@ -77,19 +73,6 @@ def copy_chunks(
     numbers = range(index.chunk_count)
     progress.expect(files=len(numbers), size=sum(index.chunk(number).size for number in numbers))
     with Pool(workers) as pool:
-        for batch in _batches(index):
+        for batch in batches(index):
             pool.submit(lambda batch=batch: copy(batch))  # type: ignore[misc]
     return copied
-
-
-def _batches(index: Index) -> Iterator[list[Chunk]]:
-    chunks = (index.chunk(number) for number in range(index.chunk_count))
-    for first in chunks:
-        batch = [first]
-        size = first.size
-        for chunk in itertools.islice(chunks, BATCH_CHUNKS - 1):
-            batch.append(chunk)
-            size += chunk.size
-            if size >= BATCH_BYTES:
-                break
-        yield batch

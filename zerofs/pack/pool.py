@@ -1,6 +1,6 @@
 """Threads that work off a bounded queue of calls; the first error ends the work.
 
-Role: `pack`, `unpack` and `store copy` keep several chunks under way with it.  Calls run in daemon
+Role: `pack`, `unpack`, `store copy` and `store check` keep several chunks under way with it.  Calls run in daemon
 threads, in any order; `submit` blocks while the queue is full, which is what bounds the memory of a
 run.  An error of a call is raised in the thread that submits or finishes, and what is still queued is
 dropped.  One lock, inside the queue.
