@@ -22,6 +22,7 @@ from types import FrameType
 INTERRUPTED = 130  # the exit status
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN = 0.01  # seconds until what was dropped is raised anew
+_held: list[int] = []  # the signals that came in each `uninterrupted` that the main thread is in
 
 
 def end_at_once(program: str) -> None:
@@ -66,16 +67,32 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until this has ended; programs that are started in here never get them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """An interrupt in here, inside of `interruptible`, is raised when this ends: for what is short and has to be whole.
+
+    By the handler and not by a mask, since any other thread may receive the signal.  Nothing in other threads than the
+    main one, which alone is interrupted.
+    """
+    import threading  # late: a command can be interrupted from its first imports on, so these are few
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _held.append(0)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signals = _held.pop()
+        if signals and not _held:
+            raise KeyboardInterrupt
+        if signals:
+            _held[-1] += signals
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     ignore_signals()
+    if _held:
+        _held[-1] += 1
+        return
     raise KeyboardInterrupt
 
 

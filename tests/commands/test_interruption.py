@@ -52,6 +52,20 @@ sys.argv[1:] = sys.argv[3:]
 sys.meta_path.insert(0, Finder())
 sys.exit(getattr(start, command)())
 """
+# A command that is struck when it has just made the directory that it builds a flist in.
+WITH_A_NEW_DIRECTORY = """
+import os, signal, sys, tempfile
+from zerofs import start
+
+real = tempfile.mkdtemp
+def struck(*arguments, **keywords):
+    path = real(*arguments, **keywords)
+    if os.path.dirname(path) == os.environ["TMPDIR"] and "zerofs-flist-" in path:
+        os.kill(os.getpid(), signal.SIGINT)
+    return path
+tempfile.mkdtemp = struck
+sys.exit(start.zerofs())
+"""
 # A program that the benchmark starts, and a signal before anybody has its number.
 WHILE_IT_STARTS = """
 import os, signal, subprocess, sys, time
@@ -116,6 +130,20 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{said}: interrupted\n")
     assert list(scratch.iterdir()) == [] and not (tmp_path / "mnt").exists()
+
+
+def test_an_interrupt_leaves_no_directory_that_was_just_made(packed: Packed, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_A_NEW_DIRECTORY, "merge", packed.flist, "-o", tmp_path / "new"],
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"zerofs: interrupted\n")
+    assert list(scratch.iterdir()) == [] and not (tmp_path / "new").exists()
 
 
 def test_an_interrupt_that_the_caller_ignores_is_ignored(packed: Packed) -> None:

@@ -112,6 +112,24 @@ def test_it_ends_and_leaves_nothing(
     assert "Traceback" not in done.stderr and "ERROR" not in done.stderr
 
 
+def test_who_waits_for_a_daemon_hears_that_it_was_interrupted(image: Image, sandbox: Sandbox) -> None:
+    pid_file = sandbox.path / "pid"
+    options = ["--meta", image.flist, "--cache", sandbox.path / "cache", "--log", sandbox.path / "log"]
+    options += ["--daemon", "--pid", pid_file, sandbox.directory("mnt")]
+    struck = ["zerofs.mount.flistmount", "load_flist", "after", str(int(signal.SIGINT))]
+    done = subprocess.run(
+        [sys.executable, "-c", STRUCK, *struck, *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "g8ufs: interrupted before the mount could be used\n"
+    eventually(lambda: not pid_file.exists(), "the end of the daemon")
+    assert mounts_below(sandbox.path) == []
+
+
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
 def test_a_hang_up_does_not_end_it(image: Image, sandbox: Sandbox, module: str, name: str) -> None:
     """By default SIGHUP ends a process at once."""

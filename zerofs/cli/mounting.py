@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zerofs.errors import ZerofsError, describe
-from zerofs.interruption import interruptible
+from zerofs.interruption import INTERRUPTED, interruptible
 from zerofs.mount import systemd
 from zerofs.mount.options import MountOptions
 
@@ -94,6 +94,9 @@ def _serve_detached(
     try:
         open_log(None, debug=options.debug)  # stderr is the log by now
         run(options, ready)
+        if not announced:
+            daemon.failed(INTERRUPTED, f"{program}: interrupted before the mount could be used")
+            return INTERRUPTED
     except ZerofsError as error:
         if announced:
             raise

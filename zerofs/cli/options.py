@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from zerofs.cli.parser import path
 from zerofs.errors import CacheError, UsageError
-from zerofs.interruption import interruptible
+from zerofs.interruption import interruptible, uninterrupted
 from zerofs.sizes import parse_size
 from zerofs.store.given import STORAGE_VARIABLE, last_resort, urls_in
 
@@ -216,5 +216,9 @@ def _state(cache: Path | None) -> Iterator[Path]:
         if cache is not None:
             yield cache / "flists"
             return
-        with tempfile.TemporaryDirectory(prefix="zerofs-") as name:
-            yield Path(name)
+        directory = tempfile.TemporaryDirectory(prefix="zerofs-")
+        try:
+            yield Path(directory.name)
+        finally:
+            with uninterrupted():
+                directory.cleanup()

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from zerofs.errors import BackendError, reason_of
+from zerofs.interruption import uninterrupted
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,10 @@ class Scratch:
 
     def close(self) -> None:
         if self._lock >= 0:
-            _remove(self.path)
-            os.close(self._lock)
-            self._lock = -1
+            with uninterrupted():
+                _remove(self.path)
+                os.close(self._lock)
+                self._lock = -1
 
 
 class Scratches:

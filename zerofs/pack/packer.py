@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 
 from zerofs.chunk.codec import Codec
 from zerofs.errors import DestinationError
-from zerofs.flist.model import Kind, Tree
+from zerofs.flist.model import FlistWriter, Kind, Tree
 from zerofs.flist.writer import open_writer
+from zerofs.interruption import uninterrupted
 from zerofs.pack.destinations import Publication
 from zerofs.pack.losses import Count, Loss, Losses
 from zerofs.pack.pipeline import Counters, Pipeline
@@ -78,8 +79,10 @@ def write_flist(flist: Path, format: str, tree: Tree, published: Publication) ->
     entries = dict.fromkeys(Kind, 0)
     entries[Kind.DIR] = 1
     size = 0
-    writer = open_writer(format, flist)
+    writer: FlistWriter | None = None
     try:
+        with uninterrupted():  # or nobody would know of the directory that it has made
+            writer = open_writer(format, flist)
         for path, directory in tree:
             writer.add(path, directory)
             for entry in directory.entries:
@@ -87,7 +90,8 @@ def write_flist(flist: Path, format: str, tree: Tree, published: Publication) ->
                 size += entry.size if entry.kind is Kind.FILE else 0
         writer.finish(published.router, published.routes)
     except BaseException:
-        writer.abort()
+        if writer is not None:
+            writer.abort()
         raise
     return Totals(entries, size)
 
