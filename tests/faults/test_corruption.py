@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
 
 def spoil(cache: Path, content: bytes) -> None:
-    """Flip a bit of the entry that holds `content`, and of what LMDB left of its bytes in the gaps of pages."""
+    """Flip a bit of the entry that holds `content`, and of what pages that are free still hold of it."""
     data = bytearray((cache / "data.mdb").read_bytes())
     at = data.index(content)
     while at >= 0:

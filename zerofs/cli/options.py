@@ -101,6 +101,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def jobs(args: argparse.Namespace) -> int:
+    """The threads that were asked for, or as many as suit this machine."""
     from zerofs.pack.pool import default_workers
 
     number: int = args.jobs or default_workers()
@@ -176,12 +177,14 @@ def ranged_stores(given: Sequence[str] | None, option: str) -> list[RangedStore]
 
 
 def positive_integer(text: str) -> int:
+    """What argparse makes of a count; raises ArgumentTypeError."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return int(text)
 
 
 def positive_number(text: str) -> float:
+    """What argparse makes of seconds; raises ArgumentTypeError."""
     try:
         number = float(text)
     except ValueError:

@@ -22,6 +22,8 @@ MAX_IDLE_SECONDS = 30.0  # middleboxes forget a silent connection without tellin
 
 
 class Connection(Protocol):
+    """What is pooled; used by one thread at a time."""
+
     def is_stale(self) -> bool:
         """Whether the peer closed it, or said something unasked."""
         ...

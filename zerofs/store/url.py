@@ -291,4 +291,5 @@ def _unquote(text: str) -> bytes:
 
 
 def quote(raw: bytes) -> str:
+    """The bytes of a path as they are written in a URL; the opposite of what a URL's path is read as."""
     return "".join(chr(byte) if byte in _SAFE_IN_PATH else f"%{byte:02X}" for byte in raw)
