@@ -9,6 +9,7 @@ import pytest
 
 from zerofs.cli import figures
 from zerofs.cli.change import Change, Look
+from zerofs.cli.exposition import exposition
 from zerofs.cli.figures import duration, number, percent
 from zerofs.histogram import Histogram
 from zerofs.mount.inquiry import Answer, Served
@@ -153,3 +154,51 @@ def test_numbers_and_shares() -> None:
         "12,346",
     ]
     assert percent(1, 3) == "33.3 %" and percent(1, 0) == "-"
+
+
+# -- for Prometheus ------------------------------------------------------------------------------
+
+
+def test_metrics(document: Any) -> None:
+    document["prefetch"] = PREFETCH
+    silent = Answer(Served('/ot"her', 7, 0, "0:8"), None, "process 7 does not answer")
+    here_twice = [Look(Answer(Served("/mnt", 42, 0, "0:7"), document))] * 2  # one mount over another
+    lines = list(exposition([*here_twice, Look(silent)]))
+    assert len(lines) == len(set(lines))
+    here = 'mountpoint="/mnt"'
+    for line in (
+        "# TYPE zerofs_up gauge",
+        f"zerofs_up{{{here}}} 1",
+        'zerofs_up{mountpoint="/ot\\"her"} 0',
+        "# TYPE zerofs_reads_bytes_total counter",
+        f"zerofs_reads_bytes_total{{{here}}} {3 << 30}",
+        "# TYPE zerofs_reads_waiting gauge",
+        f"zerofs_reads_waiting{{{here}}} 1",
+        f"zerofs_cache_used{{{here}}} {1 << 20}",
+        f"zerofs_prefetch_something_new_total{{{here}}} 4321",
+        f'zerofs_store_chunks_total{{{here},store="redis://a:1"}} 30',
+        "# TYPE zerofs_fetch_latency_seconds summary",
+        f"zerofs_fetch_latency_seconds_count{{{here}}} 2",
+        f"zerofs_fetch_latency_seconds_sum{{{here}}} 0.05",
+    ):
+        assert line in lines, line
+    assert [line for line in lines if line.startswith("# TYPE")] == sorted(
+        {line for line in lines if line.startswith("# TYPE")}
+    )  # each metric in one piece
+    assert not [line for line in lines if "precision" in line or ("/ot" in line and "_up" not in line)]
+
+
+def test_metrics_of_what_makes_no_sense(document: Any) -> None:
+    """The document may be another user's: it cannot forge a line."""
+    document["reads"] = {
+        'x 1\nzerofs_up{mountpoint="/"} 0': 1,
+        "bytes": 10**400,
+        "failed": "many",
+        "answered": True,
+    }
+    document["fetch"] = {"latency": {"count": 2, "mean": float("inf"), "p50": "x"}}
+    document["stores"] = [None, {"store": 'a"\n', "chunks": 3}, 7]
+    document["cache"] = []
+    lines = list(exposition([Look(Answer(Served("/mnt", 42, 0, "0:7"), document))]))
+    assert not [line for line in lines if "zerofs_reads" in line or "\n" in line or 'point="/"' in line]
+    assert 'zerofs_store_chunks_total{mountpoint="/mnt",store="a\\"\\\\n"} 3' in lines

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from zerofs.cli import figures, options, output
+from zerofs.cli import figures, output
 from zerofs.cli.change import Change, Look
 from zerofs.cli.parser import path
 from zerofs.mount import inquiry
@@ -14,6 +15,7 @@ examples:
   zerofs stats                                      all mounts of flists, a line each
   zerofs stats /mnt                                 all about the one at /mnt
   zerofs stats --json /mnt | jq .fetch.latency.p99
+  zerofs stats --prometheus > zerofs.prom.new && mv zerofs.prom.new /var/lib/node_exporter/zerofs.prom
 
 Rates are those since the mount began; `zerofs top` shows what happens now.  docs/commands.md
 explains every counter.  A mount is asked as the user who made it, or as root.
@@ -23,12 +25,16 @@ explains every counter.  A mount is asked as the user who made it, or as root.
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("target", metavar="MOUNTPOINT", nargs="?", type=path)
-    options.add_json(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the result as JSON")
+    form.add_argument("--prometheus", action="store_true", help="print it as metrics for Prometheus")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one mount, or all.  Raises MountError where the one cannot be asked."""
     output.set_up(debug=args.debug)
+    if args.prometheus:
+        return _expose(args.target)
     if args.target is None:
         return _all(json=args.json)
     mount = inquiry.find(args.target)
@@ -40,6 +46,20 @@ def run(args: argparse.Namespace) -> int:
             change = Change(None, document)
         for line in figures.page(change):
             output.say(line)
+    return 0
+
+
+def _expose(target: Path | None) -> int:
+    from zerofs.cli.exposition import exposition
+
+    inquiry.sweep()
+    if target is None:
+        answers = list(inquiry.everything())
+    else:
+        mount = inquiry.find(target)
+        answers = [inquiry.Answer(mount, inquiry.ask(mount))]
+    for line in exposition([Look(answer) for answer in answers]):
+        output.say(line)
     return 0
 
 
