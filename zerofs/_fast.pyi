@@ -91,8 +91,10 @@ class Operations:
     def reads(self) -> tuple[int, int, int, int, int]: ...
 
 class Engine:
-    resends: bool
-    negotiated: int
+    @property
+    def resends(self) -> bool: ...
+    @property
+    def negotiated(self) -> int: ...
     def __init__(
         self,
         channel: int,

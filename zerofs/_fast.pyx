@@ -15,7 +15,13 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/touches.pxi``: what readers want for the first time, told to the prefetcher;
 - ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
 - ``fast/operations.pxi``: the file system operations that llfuse calls (`Operations`);
-- ``fast/engine.pxi``: the kernel's own protocol, answered without the GIL (`Engine`).
+- ``fast/wire.pxi``: the kernel's own protocol: structs, limits, the shape of requests;
+- ``fast/channel.pxi``: what is agreed on with the kernel, and answers to it (`Channel`);
+- ``fast/views.pxi``: what keeps memory valid under threads that hold no lock (`Views`);
+- ``fast/answers.pxi``: answers about nodes: names, attributes, directories;
+- ``fast/table.pxi``: the chunk table (`ChunkTable`);
+- ``fast/parked.pxi``: reads that wait for chunks, and interrupts (`ParkedReads`);
+- ``fast/engine.pxi``: requests taken and answered without the GIL (`Engine`).
 """
 
 cimport cython
@@ -44,7 +50,7 @@ cdef extern from "xxtea.h" nogil:
     void zerofs_xxtea_encrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
     void zerofs_xxtea_decrypt(uint32_t *words, size_t n, const uint32_t *key) noexcept
 
-# atomics, and the kernel's structs in engine.pxi
+# atomics; what else is in there is declared in wire.pxi and views.pxi
 cdef extern from "fuse_wire.h" nogil:
     void zerofs_count(uint32_t *place, int32_t change) noexcept
     uint32_t zerofs_load(const uint32_t *place) noexcept
@@ -65,4 +71,10 @@ include "fast/chunks.pxi"
 include "fast/touches.pxi"
 include "fast/lingering.pxi"
 include "fast/operations.pxi"
+include "fast/wire.pxi"
+include "fast/channel.pxi"
+include "fast/views.pxi"
+include "fast/answers.pxi"
+include "fast/table.pxi"
+include "fast/parked.pxi"
 include "fast/engine.pxi"

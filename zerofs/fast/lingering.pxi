@@ -9,7 +9,8 @@ cdef class Lingering:
     lead to the old node until the kernel forgets it.
 
     The kernel counts what it was told of a node, and says how many it forgets: so do we, since a FORGET may overtake
-    a LOOKUP that another thread answers.  `mark` and `unmark` need no GIL; everything else does.
+    a LOOKUP that another thread answers.  `mark` and `unmark` need no GIL; everything else does, and
+    `find_for_worker` and `release_if_any` take it.
 
     The counts of a mount that is to outlive this process lie in a file in memory, `shared` (a descriptor).
     """
@@ -69,6 +70,14 @@ cdef class Lingering:
         old = self.names.get((row, name))
         return -1 if old is None else old
 
+    cdef int64_t find_for_worker(self, uint64_t row, const char *name) noexcept with gil:
+        """What `find` finds."""
+        try:
+            return self.find(row, <bytes>name)
+        except BaseException:
+            log.exception("looking up a name that a swap replaced")
+            return -1
+
     cdef int release(self) except -1:
         """Let go of the names whose old node the kernel has forgotten."""
         cdef uint64_t old
@@ -79,3 +88,14 @@ cdef class Lingering:
         self.names = kept
         self.any = bool(kept)
         return 0
+
+    cdef inline void release_if_any(self) noexcept nogil:
+        """What `release` does, after a worker forgot something."""
+        if self.any:
+            self._release_for_worker()
+
+    cdef void _release_for_worker(self) noexcept with gil:
+        try:
+            self.release()
+        except BaseException:
+            log.exception("forgetting names that a swap replaced")

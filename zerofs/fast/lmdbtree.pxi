@@ -6,7 +6,7 @@
 #
 # Why that is safe:
 # - The transaction, py-lmdb's, says which pages must stay, in LMDB's table of readers: writers of all processes leave
-#   alone what was reachable in it.  Whoever walks has to be done before it ends: see the head of engine.pxi for how
+#   alone what was reachable in it.  Whoever walks has to be done before it ends: see the head of views.pxi for how
 #   the engine waits for that.
 # - `pin` finds the root of the tree once, when the transaction has just begun.  It starts from the meta page that the
 #   transaction began with, and only there somebody may be writing: the transaction after next.  That one begins
