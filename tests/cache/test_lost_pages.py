@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache.support import chunk, chunks, contents
-from tests.cache.test_cache_faults import bad_files
+from tests.cache.support import bad_files, chunk, chunks, contents
 from zerofs._fast import GuardedMap, take_fault
 from zerofs.cache.lmdb import ChunkCache
 

@@ -1,4 +1,4 @@
-"""A store that does what a test tells it, with the interface of the router."""
+"""A store that does what a test tells it, with the interface of the router; how to wait, and to call from threads."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from zerofs.chunk.codec import Codec, encode
 from zerofs.errors import ChunkError, ChunkMissingError, ZerofsError
+from zerofs.fetch.fetcher import Fetcher
 from zerofs.flist.model import Chunk
 from zerofs.store.link import Link
 
 LARGE = 512 * 1024
+CACHE_SIZE = 64 << 20
+ROOT = Path(__file__).resolve().parents[2]
+
+Make = Callable[..., Fetcher]
 
 
 def plain_of(number: int, size: int = 3000) -> bytes:

@@ -1,4 +1,4 @@
-"""Flists that must be refused, each named by the reason, with one line and nothing left behind."""
+"""Flists that are none, or damaged, are refused, each named by the reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gzip
 import io
 import lzma
 import os
-import sqlite3
 import struct
 import tarfile
 from collections.abc import Callable
@@ -17,50 +16,18 @@ from pathlib import Path
 import cramjam
 import pytest
 
-from tests.flist.samples import SCHEMA, archive, key_of, members_of, read, sqlite_directory, write
-from zerofs.errors import (
-    FlistCorruptError,
-    FlistError,
-    FlistFormatError,
-    FlistNotFoundError,
-    FlistTooLargeError,
-    FlistUnsafeError,
-)
-from zerofs.flist import container
-from zerofs.flist.source import open_source
+from tests.flist.refusals import Cases, check_refused, database_of, file_of, registering, unpacked_of
+from tests.flist.samples import SCHEMA, archive, key_of, members_of, sqlite_directory, write
+from zerofs.errors import FlistCorruptError, FlistFormatError, FlistNotFoundError
 from zerofs.flist.sqlitefile import connect, reporting
 
-Maker = Callable[[Path], Path]
-CASES: dict[str, tuple[type[FlistError], Maker]] = {}
-
-
-def refused(error: type[FlistError]) -> Callable[[Maker], Maker]:
-    """Registers what makes the flist; the name of the case is the function's."""
-
-    def register(maker: Maker) -> Maker:
-        CASES[maker.__name__.strip("_").replace("_", "-")] = (error, maker)
-        return maker
-
-    return register
+CASES: Cases = {}
+refused = registering(CASES)
 
 
 @pytest.mark.parametrize("reason", CASES)
-def test_should_fail(reason: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    error, maker = CASES[reason]
-    (tmp_path / "made").mkdir()
-    flist = maker(tmp_path / "made")
-    before = _everything_below(tmp_path)
-    with pytest.raises(FlistError) as caught:
-        read(flist, tmp_path / "work")
-    assert type(caught.value) is error, caught.value
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 3
-    assert _everything_below(tmp_path) - {"work"} == before
-    assert not (tmp_path / "work").exists() or not any((tmp_path / "work").iterdir())
-
-
-def _everything_below(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
+def test_should_fail(reason: str, tmp_path: Path) -> None:
+    check_refused(*CASES[reason], tmp_path)
 
 
 # -- not a flist ---------------------------------------------------------------------------
@@ -79,17 +46,17 @@ def _below_a_file(directory: Path) -> Path:
 
 @refused(FlistFormatError)
 def _empty_file(directory: Path) -> Path:
-    return _file(directory, b"")
+    return file_of(directory, b"")
 
 
 @refused(FlistFormatError)
 def _text_file(directory: Path) -> Path:
-    return _file(directory, b"not a flist\n" * 100)
+    return file_of(directory, b"not a flist\n" * 100)
 
 
 @refused(FlistFormatError)
 def _zeros(directory: Path) -> Path:
-    return _file(directory, bytes(10240))
+    return file_of(directory, bytes(10240))
 
 
 @refused(FlistFormatError)
@@ -116,142 +83,7 @@ def _database_below_the_top_of_the_archive(directory: Path) -> Path:
 
 @refused(FlistFormatError)
 def _other_sqlite_database(directory: Path) -> Path:
-    return _sqlite(directory, "CREATE TABLE bookmarks (url TEXT)")
-
-
-# -- archives made to harm -----------------------------------------------------------------
-
-
-@refused(FlistUnsafeError)
-def _absolute_member(directory: Path) -> Path:
-    return _with_member(directory, tarfile.TarInfo("/etc/cron.d/evil"))
-
-
-@refused(FlistUnsafeError)
-def _absolute_directory(directory: Path) -> Path:
-    return _with_member(directory, _typed("/etc", tarfile.DIRTYPE))
-
-
-@refused(FlistUnsafeError)
-def _dotdot_member(directory: Path) -> Path:
-    return _with_member(directory, tarfile.TarInfo("../evil"))
-
-
-@refused(FlistUnsafeError)
-def _dotdot_in_the_middle(directory: Path) -> Path:
-    return _with_member(directory, tarfile.TarInfo("a/../../evil"))
-
-
-@refused(FlistUnsafeError)
-def _dotdot_directory(directory: Path) -> Path:
-    return _with_member(directory, _typed("..", tarfile.DIRTYPE))
-
-
-@refused(FlistUnsafeError)
-def _symlink_member(directory: Path) -> Path:
-    return _with_member(directory, _typed("CURRENT", tarfile.SYMTYPE, "/etc/passwd"))
-
-
-@refused(FlistUnsafeError)
-def _hard_link_member(directory: Path) -> Path:
-    return _with_member(directory, _typed("CURRENT", tarfile.LNKTYPE, "flistdb.sqlite3"))
-
-
-@refused(FlistUnsafeError)
-def _device_member(directory: Path) -> Path:
-    return _with_member(directory, _typed("sda", tarfile.BLKTYPE))
-
-
-@refused(FlistUnsafeError)
-def _character_device_member(directory: Path) -> Path:
-    return _with_member(directory, _typed("mem", tarfile.CHRTYPE))
-
-
-@refused(FlistUnsafeError)
-def _fifo_member(directory: Path) -> Path:
-    return _with_member(directory, _typed("router.yaml", tarfile.FIFOTYPE))
-
-
-@refused(FlistTooLargeError)
-def _too_many_members(directory: Path) -> Path:
-    return archive(directory / "flist", [(f"f{n}", b"") for n in range(10_001)], "w")
-
-
-@refused(FlistTooLargeError)
-def _router_without_end(directory: Path) -> Path:
-    return archive(directory / "flist", [("router.yaml", bytes(2 << 20))])
-
-
-@refused(FlistTooLargeError)
-def _extended_header_without_end(directory: Path) -> Path:
-    header = tarfile.TarInfo("x")
-    header.type = tarfile.XHDTYPE
-    header.size = 3 << 20
-    return _file(directory, gzip.compress(header.tobuf() + bytes(header.size)))
-
-
-@refused(FlistCorruptError)
-def _headers_nested_without_end(directory: Path) -> Path:
-    header = tarfile.TarInfo("././@LongLink")
-    header.type = tarfile.GNUTYPE_LONGNAME
-    header.size = 1
-    return _file(directory, gzip.compress((header.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 5000))
-
-
-@refused(FlistTooLargeError)
-def _sparse_map_without_end(directory: Path) -> Path:
-    member = tarfile.TarInfo("flistdb.sqlite3")
-    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
-    data = b"1000000000\n" + b"1\n" * (2 << 20)
-    member.size = len(data)
-    return _file(directory, gzip.compress(member.tobuf(tarfile.PAX_FORMAT) + data))
-
-
-@refused(FlistUnsafeError)
-def _sparse_member(directory: Path) -> Path:
-    member = tarfile.TarInfo("flistdb.sqlite3")
-    member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1000000000000"}
-    return _file(directory, gzip.compress(member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)))
-
-
-@refused(FlistCorruptError)
-def _member_of_negative_size(directory: Path) -> Path:
-    member = tarfile.TarInfo("note")
-    member.size = -1024
-    return _file(directory, gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
-
-
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, cramjam.zstd.compress])
-def test_zip_bomb(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
-    header = tarfile.TarInfo("flistdb.sqlite3")
-    header.size = 16 << 20
-    bomb = _file(tmp_path, bytes(compress(header.tobuf() + bytes(header.size))))
-    assert bomb.stat().st_size < 50_000
-    with (
-        open_source(str(bomb), workdir=tmp_path / "work", max_size=1 << 20) as source,
-        pytest.raises(FlistTooLargeError, match="1048576 bytes"),
-    ):
-        source.reader()
-    assert list((tmp_path / "work").iterdir()) == []
-
-
-def test_plain_archive_over_the_bound(tmp_path: Path) -> None:
-    flist = archive(tmp_path / "flist", [("flistdb.sqlite3", bytes(100_000))], "w")
-    with (
-        open_source(str(flist), workdir=tmp_path / "work", max_size=50_000) as source,
-        pytest.raises(FlistTooLargeError),
-    ):
-        source.reader()
-
-
-def test_log_of_an_unpacked_database_over_the_bound(tmp_path: Path) -> None:
-    directory = _unpacked(tmp_path, "rocksdb")
-    (directory / "000099.log").write_bytes(bytes(100_000))
-    with (
-        open_source(str(directory), workdir=tmp_path / "work", max_size=50_000) as source,
-        pytest.raises(FlistTooLargeError),
-    ):
-        source.reader()
+    return database_of(directory, "CREATE TABLE bookmarks (url TEXT)")
 
 
 # -- damaged -------------------------------------------------------------------------------
@@ -260,7 +92,7 @@ def test_log_of_an_unpacked_database_over_the_bound(tmp_path: Path) -> None:
 def _truncated(directory: Path, compress: Callable[[bytes], bytes]) -> Path:
     plain = gzip.decompress(write("sqlite", directory / "right").read_bytes())
     packed = bytes(compress(plain))
-    return _file(directory, packed[: len(packed) * 2 // 3])
+    return file_of(directory, packed[: len(packed) * 2 // 3])
 
 
 @refused(FlistCorruptError)
@@ -292,12 +124,12 @@ def _truncated_tar(directory: Path) -> Path:
 def _damaged_gzip(directory: Path) -> Path:
     packed = bytearray(write("sqlite", directory / "right").read_bytes())
     packed[len(packed) // 2] ^= 0xFF
-    return _file(directory, packed)
+    return file_of(directory, packed)
 
 
 @refused(FlistCorruptError)
 def _damaged_bzip2(directory: Path) -> Path:
-    return _file(directory, b"BZh9" + bytes(1000))
+    return file_of(directory, b"BZh9" + bytes(1000))
 
 
 @refused(FlistCorruptError)
@@ -308,7 +140,7 @@ def _damaged_second_header(directory: Path) -> Path:
         tar.addfile(tarfile.TarInfo("second"))
     content = bytearray(plain.getvalue())
     content[512 + 10] ^= 0xFF
-    return _file(directory, content)
+    return file_of(directory, content)
 
 
 @refused(FlistCorruptError)
@@ -331,7 +163,7 @@ def _missing_root_record_rocksdb(directory: Path) -> Path:
 
 @refused(FlistCorruptError)
 def _missing_root_record_fungi(directory: Path) -> Path:
-    return _sqlite(
+    return database_of(
         directory,
         "CREATE TABLE inode (ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime)",
         "INSERT INTO inode VALUES (1, 0, 'not the root', 0, 0, 0, 16877, 0, 0, 0)",
@@ -367,7 +199,7 @@ def _damaged_owner(directory: Path) -> Path:
 
 @refused(FlistCorruptError)
 def _truncated_sqlite_database(directory: Path) -> Path:
-    unpacked = _unpacked(directory, "sqlite")
+    unpacked = unpacked_of(directory, "sqlite")
     os.truncate(unpacked / "flistdb.sqlite3", 5000)
     return unpacked
 
@@ -383,14 +215,14 @@ def _truncated_fungi(directory: Path) -> Path:
 def _no_table_of_entries(directory: Path) -> Path:
     unpacked = directory / "unpacked"
     unpacked.mkdir()
-    _sqlite(directory, "CREATE TABLE entry (key)").rename(unpacked / "flistdb.sqlite3")
+    database_of(directory, "CREATE TABLE entry (key)").rename(unpacked / "flistdb.sqlite3")
     return unpacked
 
 
 @refused(FlistFormatError)
 def _inodes_that_never_end(directory: Path) -> Path:
     columns = "ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime"
-    return _sqlite(
+    return database_of(
         directory,
         f"CREATE VIEW inode AS WITH RECURSIVE t({columns}) AS (VALUES (1, 0, '/', 0, 0, 0, 16877, 0, 0, 0)"
         f" UNION ALL SELECT ino + 1, 1, 'n', 0, 0, 0, 33188, 0, 0, 0 FROM t) SELECT {columns} FROM t",
@@ -399,12 +231,12 @@ def _inodes_that_never_end(directory: Path) -> Path:
 
 @refused(FlistFormatError)
 def _entries_that_are_computed(directory: Path) -> Path:
-    return _sqlite(directory, "CREATE TABLE entries (key, value AS (zeroblob(1000000000)))")
+    return database_of(directory, "CREATE TABLE entries (key, value AS (zeroblob(1000000000)))")
 
 
 @refused(FlistCorruptError)
 def _inode_with_text_for_a_size(directory: Path) -> Path:
-    return _sqlite(
+    return database_of(
         directory,
         "CREATE TABLE inode (ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime)",
         "INSERT INTO inode VALUES (1, 0, '/', 'large', 0, 0, 16877, 0, 0, 0)",
@@ -413,7 +245,7 @@ def _inode_with_text_for_a_size(directory: Path) -> Path:
 
 @refused(FlistCorruptError)
 def _inodes_that_share_their_chunks(directory: Path) -> Path:
-    return _sqlite(
+    return database_of(
         directory,
         "CREATE TABLE inode (ino, parent, name, size, uid, gid, mode, rdev, ctime, mtime)",
         "CREATE TABLE block (ino, id, key)",
@@ -447,7 +279,7 @@ def _list_of_nothing(count: int, padding: bytes = b"") -> bytes:
 
 @refused(FlistCorruptError)
 def _rocksdb_without_its_table(directory: Path) -> Path:
-    unpacked = _unpacked(directory, "rocksdb")
+    unpacked = unpacked_of(directory, "rocksdb")
     for table in unpacked.glob("*.sst"):
         table.unlink()
     return unpacked
@@ -455,7 +287,7 @@ def _rocksdb_without_its_table(directory: Path) -> Path:
 
 @refused(FlistCorruptError)
 def _rocksdb_with_a_damaged_table(directory: Path) -> Path:
-    unpacked = _unpacked(directory, "rocksdb")
+    unpacked = unpacked_of(directory, "rocksdb")
     for table in unpacked.glob("*.sst"):
         content = bytearray(table.read_bytes())
         content[100:200] = bytes(100)
@@ -465,7 +297,7 @@ def _rocksdb_with_a_damaged_table(directory: Path) -> Path:
 
 @refused(FlistCorruptError)
 def _rocksdb_with_a_damaged_manifest(directory: Path) -> Path:
-    unpacked = _unpacked(directory, "rocksdb")
+    unpacked = unpacked_of(directory, "rocksdb")
     for manifest in unpacked.glob("MANIFEST-*"):
         manifest.write_bytes(b"noise" * 100)
     return unpacked
@@ -473,14 +305,14 @@ def _rocksdb_with_a_damaged_manifest(directory: Path) -> Path:
 
 @refused(FlistCorruptError)
 def _current_that_climbs(directory: Path) -> Path:
-    unpacked = _unpacked(directory, "rocksdb")
+    unpacked = unpacked_of(directory, "rocksdb")
     (unpacked / "CURRENT").write_bytes(b"MANIFEST-../../etc/passwd\n")
     return unpacked
 
 
 @refused(FlistFormatError)
 def _current_is_a_fifo(directory: Path) -> Path:
-    unpacked = _unpacked(directory, "rocksdb")
+    unpacked = unpacked_of(directory, "rocksdb")
     (unpacked / "CURRENT").unlink()
     os.mkfifo(unpacked / "CURRENT")
     return unpacked
@@ -490,74 +322,3 @@ def test_a_query_that_never_ends_is_stopped(tmp_path: Path) -> None:
     flist = write("fl", tmp_path / "flist")
     with closing(connect(flist, "flist")) as connection, pytest.raises(FlistCorruptError), reporting("flist"):
         connection.execute("WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT 1 FROM t) SELECT sum(n) FROM t")
-
-
-# -- and what only looks dangerous ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("root", ["./", ".", "/", ""])
-def test_the_root_member_is_skipped_however_it_is_spelt(tmp_path: Path, root: str) -> None:
-    member = tarfile.TarInfo(root)
-    member.type = tarfile.DIRTYPE
-    right = write("sqlite", tmp_path / "right")
-    flist = archive(tmp_path / "flist", [(member, b""), *members_of(right)])
-    assert read(flist, tmp_path / "work") == read(right, tmp_path / "work")
-
-
-def test_members_that_are_no_database_are_left_packed(tmp_path: Path) -> None:
-    members = [
-        ("LOCK", b""),
-        ("LOG", b"x"),
-        ("note.txt", b"x"),
-        ("a/b", b"x"),
-        (_typed("a", tarfile.DIRTYPE), b""),
-    ]
-    flist = archive(tmp_path / "flist", [*members, *members_of(write("sqlite", tmp_path / "right"))])
-    (tmp_path / "target").mkdir()
-    with flist.open("rb") as file:
-        container.unpack(
-            file,
-            container.Container.GZIP,
-            tmp_path / "target",
-            subject="flist",
-            max_size=1 << 20,
-            max_members=10,
-        )
-    assert [path.name for path in (tmp_path / "target").iterdir()] == ["flistdb.sqlite3"]
-
-
-# -- making them ---------------------------------------------------------------------------
-
-
-def _file(directory: Path, content: bytes | bytearray) -> Path:
-    path = directory / "flist"
-    path.write_bytes(content)
-    return path
-
-
-def _with_member(directory: Path, member: tarfile.TarInfo) -> Path:
-    members = members_of(write("sqlite", directory / "right"))
-    return archive(directory / "flist", [*members, (member, b"evil" if member.isreg() else b"")])
-
-
-def _typed(name: str, type: bytes, target: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = type, target
-    return member
-
-
-def _unpacked(directory: Path, format: str) -> Path:
-    target = directory / "unpacked"
-    target.mkdir()
-    for name, data in members_of(write(format, directory / "right")):
-        (target / str(name)).write_bytes(data)
-    return target
-
-
-def _sqlite(directory: Path, *statements: str) -> Path:
-    connection = sqlite3.connect(directory / "flist")
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-    return directory / "flist"

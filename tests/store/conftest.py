@@ -85,3 +85,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     monkeypatch.setattr(wire, "_tls_context", lambda: context)
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> dict[str, str]:
+    """URLs of three empty directory stores: a, b, c."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    return {name: f"dir://{tmp_path}/{name}" for name in "abc"}

@@ -11,8 +11,8 @@ from itertools import count
 import pytest
 
 from tests.store.conftest import must_end, within
+from tests.store.routing import calls
 from tests.store.test_redis_store import Start
-from tests.store.test_router import calls
 from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.redisserver import RedisServer
 from zerofs.errors import ChunkCorruptError, ChunkError, StoreUnreachableError, ZerofsError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.store.test_router import CHUNKS, IDS, Reader, corrupted, router_of
+from tests.store.routing import CHUNKS, IDS, Reader, corrupted, router_of
 from tests.support.golden import load_directory
 from tests.support.redisserver import RedisServer, free_port
 
