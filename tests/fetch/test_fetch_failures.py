@@ -79,7 +79,7 @@ def test_failures_that_are_remembered_are_bounded(
     for number in range(30):
         with pytest.raises(ChunkMissingError):
             fetcher.read(Chunk(number.to_bytes(16, "big"), bytes(16), 100))
-    assert len(fetcher._failures) == 10
+    assert len(fetcher._flights.failures) == 10
 
 
 def test_a_store_that_never_answers_ends_the_wait(router: FakeRouter, make: Make, cache: ChunkCache) -> None:
@@ -105,7 +105,7 @@ def test_the_deadline_belongs_to_the_chunk(router: FakeRouter, make: Make) -> No
     first = threading.Thread(target=lambda: in_threads(1, lambda _: fetcher.read(chunk)))
     first.start()
     router.entered.acquire()
-    flight = fetcher._flights[chunk]
+    flight = fetcher._flights.of_chunk[chunk]
     flight.deadline -= 5  # as if the first reader had come five seconds earlier
     with pytest.raises(StoreTimeoutError):
         fetcher.read(chunk)

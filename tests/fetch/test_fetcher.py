@@ -133,7 +133,7 @@ def test_every_thread_comes_where_all_are_needed_at_once(router: FakeRouter, mak
         assert all(router.entered.acquire(timeout=20) for _ in range(4))
         router.gate.set()
         assert all(arrived.acquire(timeout=20) for _ in range(4))
-        until(lambda: fetcher._idle == 4)
+        until(lambda: fetcher._crew.idle == 4)
     assert [len(ids) for ids in router.asked] == [1] * 12
 
 
@@ -153,7 +153,7 @@ def test_closing_ends_readers_and_threads_and_commits(router: FakeRouter, make: 
             target=lambda: results.append(in_threads(10, lambda n: fetcher.read(waiting[n])))
         )
         readers.start()
-        until(lambda: fetcher.stats().demanded == before + 10 and len(fetcher._flights) == 10)
+        until(lambda: fetcher.stats().demanded == before + 10 and len(fetcher._flights.of_chunk) == 10)
         closer = threading.Thread(target=fetcher.close)
         closer.start()
         readers.join()

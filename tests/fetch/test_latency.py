@@ -64,7 +64,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
             return self.now
 
     clock = Clock()
-    for module in ("fetcher", "delivery"):
+    for module in ("fetcher", "flights", "delivery"):
         monkeypatch.setattr(f"zerofs.fetch.{module}.time", clock)
     return clock
 

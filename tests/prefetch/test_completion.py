@@ -11,8 +11,8 @@ from tests.index.trees import TreeReader, file
 from zerofs.cache.lmdb import ChunkCache
 from zerofs.chunk.codec import cache_name
 from zerofs.errors import ChunkMissingError
-from zerofs.fetch.fetcher import FetchStats
 from zerofs.fetch.flight import Done
+from zerofs.fetch.flights import FetchStats
 from zerofs.flist.compile import compile_flist
 from zerofs.flist.index import Index
 from zerofs.flist.model import CHUNK_SIZE, Chunk, ChunkRef

@@ -1,15 +1,11 @@
 """The process that a supervised mount belongs to: it holds what must outlive a server, and sees to it that one serves.
 
-Role: starts the serving process (`server`), keeps the descriptors that it hands over (the ``/dev/fuse`` channel above
-all, the backend's lock, the compiled trees) and, when that process dies or is to be upgraded, starts another one that
-takes them up.  It answers no request, opens no cache and knows no store: what it does not do cannot fail.  Signals are
-passed on to the server.
+Role: starts the serving process (`server`), keeps what that hands over (`holding`) and, when that process dies or is
+to be upgraded, starts another one that takes it up.  It answers no request, opens no cache and knows no store: what it
+does not do cannot fail.  Signals are passed on to the server.
 
 An upgrade: the successor is started and prepares everything; then the one that serves stops taking requests and waits;
 the successor begins; only when it says that it serves, the predecessor is let go, and where it fails that one goes on.
-
-Under systemd all that is held is deposited there (`deposit`), and the supervisor that is started after this one was
-killed goes on with it.
 
 One thread, which sleeps in `poll`.  No locks.
 """
@@ -22,13 +18,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from zerofs.errors import RelayedError, TakeoverError, ZerofsError, describe
-from zerofs.mount import controlplace, deposit, messages, systemd
-from zerofs.mount.deposit import Deposit, Left
+from zerofs.errors import RelayedError, TakeoverError, ZerofsError
+from zerofs.mount import controlplace, systemd
+from zerofs.mount.holding import Holding, take_up
 from zerofs.mount.messages import Message
 from zerofs.mount.options import MountOptions
 from zerofs.mount.server import SIGNALS, Server
@@ -49,66 +44,37 @@ def supervise(options: MountOptions, arguments: Sequence[str], here: Path, ready
     `here`: the directory that `arguments` are relative to.  Raises ZerofsError where the mount cannot be made, or
     has to be given up; nothing is left of it then.
     """
-    left = None
-    if deposit.is_possible() and not options.daemon:
-        left = _what_is_left(arguments, here)
+    holding = take_up(options, arguments, here)
     with contextlib.ExitStack() as stack:
-        _Supervisor(options, arguments, here, ready, stack, left).run()
-
-
-def _what_is_left(arguments: Sequence[str], here: Path) -> Left | None:
-    """What a supervisor of the same mount left that was killed.  May go on as another process."""
-    left = deposit.left()
-    if left is None:
-        return None
-    if (left.register["arguments"], left.register["here"]) != ([*arguments], os.fspath(here)):
-        log.warning("the service was asked for another mount since it was killed: it begins anew")
-        left.end_servers()
-        left.drop()
-        return None
-    left.resume_number()
-    left.end_servers()
-    return left
+        _Supervisor(arguments, here, holding, ready, stack).run()
 
 
 class _Supervisor:
     def __init__(
         self,
-        options: MountOptions,
         arguments: Sequence[str],
         here: Path,
+        holding: Holding,
         ready: Callable[[], None],
         stack: contextlib.ExitStack,
-        left: Left | None,
     ) -> None:
         self._arguments = arguments
         self._here = here
+        self._holding = holding
         self._ready: Callable[[], None] | None = ready  # None once it was called
-        self._target = here / options.target
-        self._backend = None if options.backend is None else here / options.backend
-        self._resends = False
-        self._held: dict[str, int] = {}  # what a successor needs, by name
         self._serving: Server | None = None
         self._next: Server | None = None  # that is to take over
         self._gone: list[Server] = []  # that were let go
         self._deaths = 0
-        self._takeovers = 0
-        self._source = os.getpid()  # what the mount names
-        self._deposit: Deposit | None = None
-        if left is not None:
-            self._source, self._takeovers, self._held = left.process, left.takeovers, left.files
-            self._know(left.register)
-        if deposit.is_possible() and not options.daemon:
-            self._deposit = Deposit(left, process=self._source, arguments=[*arguments], here=os.fspath(here))
         self._asked_early = False  # for an upgrade, while the successor of a dead server was starting
         self._stopped = False  # by SIGTERM or SIGINT
         self._waiting: list[int] = []  # signals for who serves when the upgrade is over
         self._poll = select.poll()
         self._on: dict[int, Callable[[], None]] = {}
         self._take_signals(stack)
-        self._control = _place(controlplace.STATS, self._source, stack)
+        self._control = _place(controlplace.STATS, holding.source, stack)
         self._askers = Askers(
-            _place(controlplace.UPGRADE, self._source, stack), self._add, self._remove, self._upgrade
+            _place(controlplace.UPGRADE, holding.source, stack), self._add, self._remove, self._upgrade
         )
 
     def run(self) -> None:
@@ -121,7 +87,7 @@ class _Supervisor:
                 if fd in self._on:
                     self._on[fd]()
             self._end_overdue()
-        self._withdraw()
+        self._holding.withdraw()
         for server in self._gone:  # it saves what it has recorded, and ends by itself
             server.wait()
 
@@ -167,23 +133,22 @@ class _Supervisor:
 
     def _start(self) -> Server:
         """Start a server with all that is held.  Raises OSError."""
-        files = dict(self._held)
+        holding = self._holding
+        files = dict(holding.files)
         if self._control is not None:
             files["control"] = self._control.socket.fileno()
         ending = self._stopped or (self._serving is not None and self._serving.ending)
-        takeovers = self._takeovers + bool(self._held)
         server = Server(
             self._arguments,
             files,
             here=os.fspath(self._here),
-            process=self._source,
-            takeovers=takeovers,
-            ending=ending and bool(self._held),
-            deposited=self._deposit is not None,
+            process=holding.source,
+            takeovers=holding.takeovers + bool(holding.files),
+            ending=ending and bool(holding.files),
+            deposited=holding.deposit is not None,
         )
-        if self._deposit is not None:
-            self._deposit.add_server(server.end)
-        if self._held:
+        holding.add_server(server.end)
+        if holding.files:
             server.succeeds = True
             server.deadline = time.monotonic() + _PREPARED_SECONDS
         self._add(server.connection.fileno(), lambda: self._hear(server))
@@ -214,7 +179,7 @@ class _Supervisor:
     def _heard(self, server: Server, message: Message) -> None:
         match message.say:
             case "state":
-                self._keep(message.files, message.fields)
+                self._holding.keep(message.files, message.fields)
             case "prepared":
                 server.prepared = True
                 self._is_prepared(server)
@@ -227,32 +192,9 @@ class _Supervisor:
             case "ending":
                 server.ending = True
                 systemd.tell("STOPPING=1", "STATUS=unmounting")
-                self._withdraw()
+                self._holding.withdraw()
             case "ended":
                 server.ended = True
-
-    def _keep(self, files: dict[str, int], told: dict[str, Any]) -> None:
-        kept = files.pop(messages.KEPT, None)
-        self._know(told)
-        if not self._resends:
-            self._withdraw()  # what a dead server had taken would be lost
-        if self._deposit is not None:
-            self._deposit.keep(files, self._takeovers, **told)
-        if kept is not None:
-            os.close(kept)  # which says so
-        held, self._held = self._held, files
-        for descriptor in held.values():
-            os.close(descriptor)
-
-    def _know(self, told: Mapping[str, Any]) -> None:
-        self._target, self._resends = Path(told["target"]), told["resends"]
-        self._backend = None if told["backend"] is None else Path(told["backend"])
-
-    def _withdraw(self) -> None:
-        """Have nothing deposited any more: nobody is to go on with this mount."""
-        if self._deposit is not None:
-            self._deposit.clear()
-            self._deposit = None
 
     def _is_prepared(self, server: Server) -> None:
         if server is self._serving:  # its predecessor is dead
@@ -282,13 +224,11 @@ class _Supervisor:
         if self._ready is not None:
             self._ready()
             self._ready = None
-        place = str(self._target).replace("\n", "?")
+        place = str(self._holding.target).replace("\n", "?")
         systemd.tell(f"STATUS={place} is served by process {server.process}")
         if not server.succeeds:
             return
-        self._takeovers += 1
-        if self._deposit is not None:
-            self._deposit.count(self._takeovers)
+        self._holding.count_takeover()
         if server is self._next:
             assert self._serving is not None
             self._serving.tell("leave")
@@ -296,7 +236,7 @@ class _Supervisor:
             self._serving, self._next = server, None
         log.info("process %d has taken over", server.process)
         if not self._begin_early_upgrade():
-            self._askers.answer({"process": server.process, "takeovers": self._takeovers})
+            self._askers.answer({"process": server.process, "takeovers": self._holding.takeovers})
         self._pass_on_waiting()
 
     # -- deaths ----------------------------------------------------------------------------
@@ -305,8 +245,7 @@ class _Supervisor:
         self._hear(server)  # its last words
         self._remove(server.connection.fileno())
         self._remove(server.end)
-        if self._deposit is not None:
-            self._deposit.remove_server(server.end)
+        self._holding.remove_server(server.end)
         how = server.wait()
         if server in self._gone:
             self._gone.remove(server)
@@ -315,7 +254,7 @@ class _Supervisor:
             self._has_failed(server, how)
         elif server.ended:
             self._serving = None
-        elif not self._held:
+        elif not self._holding.files:
             self._fail(server, how)
         else:
             self._replace(server, how)
@@ -349,7 +288,7 @@ class _Supervisor:
         why = how if server.failure is None else f"{how}: {server.failure[0]}"
         log.warning("process %d, which served the mount, %s", server.process, why)
         self._deaths = self._deaths + 1 if server.is_quick else 1
-        if not self._resends:
+        if not self._holding.resends:
             self._give_up(
                 "its server died, and this kernel cannot be asked to send again what that had taken"
             )
@@ -370,23 +309,15 @@ class _Supervisor:
     def _give_up(self, reason: str) -> None:
         self._serving = None
         self._clear()
-        raise TakeoverError(f"the mount at {self._target} is given up: {reason}", hint="see the log")
+        raise TakeoverError(f"the mount at {self._holding.target} is given up: {reason}", hint="see the log")
 
     def _clear(self) -> None:
         """Take down what is left, as the next mount would."""
-        self._withdraw()
+        self._holding.withdraw()
         if self._next is not None:
             self._next.kill()
             self._next.wait()
-        for descriptor in self._held.values():
-            os.close(descriptor)  # with the last one the kernel ends the connection
-        self._held = {}
-        from zerofs.mount.aftermath import clear
-
-        try:
-            clear(self._target, self._backend)
-        except ZerofsError as error:
-            log.warning("something is left of the mount: %s", describe(error))
+        self._holding.clear()
 
     # -- upgrades --------------------------------------------------------------------------
 
@@ -399,7 +330,7 @@ class _Supervisor:
             serving is None
             or serving.ending
             or self._stopped
-            or (serving.ready_at is None and not self._held)
+            or (serving.ready_at is None and not self._holding.files)
         ):
             return "the mount is just starting, or ending"
         if serving.ready_at is None:
