@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Image, pack, write
+from tests.mount.conftest import Image, holding, pack
 from tests.support.sandbox import Sandbox
 
 __all__ = ["pack"]  # a fixture
@@ -29,14 +29,9 @@ CHUNK = 512 * 1024
 CONTENT = {f"d{n % 7}/f{n}": random.Random(n).randbytes((n * 37_000) % (3 * CHUNK)) for n in range(60)}
 
 
-def fill(root: Path) -> None:
-    for name, content in CONTENT.items():
-        write(root / name, content)
-
-
 @pytest.fixture
 def image(pack: Callable[..., Image]) -> Image:
-    return pack("image", fill)
+    return pack("image", holding(CONTENT))
 
 
 class Readers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,20 @@ Fill = Callable[[Path], object]
 
 
 class Image:
-    """A packed tree: its flist, the store of its chunks, and the directory that it was made of."""
+    """A packed tree: its flist, the store of its chunks, and the directory that it was made of.
+
+    `options`: what mounting it takes.
+    """
 
     def __init__(self, sandbox: Sandbox, name: str, fill: Fill, form: str = "rocksdb") -> None:
         self.source = sandbox.directory(f"source-{name}")
         fill(self.source)
         self.store = sandbox.path / "store"
         self.flist = sandbox.path / f"{name}.flist"
+        self.options: list[str | os.PathLike[str]] = [
+            *("--meta", self.flist, "--storage-url", f"dir://{self.store}"),
+            *("--cache", sandbox.path / "cache"),
+        ]
         sandbox.run(
             "zerofs",
             "pack",
@@ -65,6 +72,11 @@ def mounted(sandbox: Sandbox, engine: str) -> Callable[..., MountProcess]:
         return sandbox.mount("--meta", image.flist, *chosen, **keywords)  # type: ignore[arg-type]
 
     return mount
+
+
+def holding(content: Mapping[str, bytes]) -> Fill:
+    """For `pack`: files by their names."""
+    return lambda root: [write(root / name, plain) for name, plain in content.items()]
 
 
 def write(path: Path, content: bytes | str = b"") -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Image, write
+from tests.mount.conftest import Image, holding, write
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.sandbox import BINARIES, MountProcess, Sandbox
 from tests.support.waiting import eventually
@@ -26,14 +26,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 CONTENT = {f"f{n}": os.urandom(1000 + n) for n in range(12)}
 
 
-def fill(root: Path) -> None:
-    for name, content in CONTENT.items():
-        write(root / name, content)
-
-
 @pytest.fixture
 def image(pack: Callable[..., Image]) -> Image:
-    return pack("image", fill)
+    return pack("image", holding(CONTENT))
 
 
 class Background(subprocess.Popen[bytes]):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Image, write
+from tests.mount.conftest import Image, holding, write
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.sandbox import BINARIES, MountProcess, Sandbox
 
@@ -24,14 +24,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 CONTENT = {f"f{n}": random.Random(n).randbytes(n * 30_000) for n in range(40)}
 
 
-def fill(root: Path) -> None:
-    for name, content in CONTENT.items():
-        write(root / name, content)
-
-
 @pytest.fixture
 def image(pack: Callable[..., Image]) -> Image:
-    return pack("image", fill)
+    return pack("image", holding(CONTENT))
 
 
 def temporary_files(sandbox: Sandbox) -> list[Path]:
@@ -286,19 +281,11 @@ def test_the_read_write_layer_persists(
 
 
 def test_in_memory_by_default(image: Image, sandbox: Sandbox) -> None:
-    options = [
-        "--meta",
-        image.flist,
-        "--storage-url",
-        f"dir://{image.store}",
-        "--cache",
-        sandbox.path / "cache",
-    ]
-    mount = sandbox.mount(*options, "--rw-size", "1M")
+    mount = sandbox.mount(*image.options, "--rw-size", "1M")
     (mount.target / "mine").write_text("mine")
     with pytest.raises(OSError, match="No space left"):
         (mount.target / "large").write_bytes(bytes(2 << 20))
-    other = sandbox.mount(*options, target=sandbox.directory("other"))
+    other = sandbox.mount(*image.options, target=sandbox.directory("other"))
     assert not (other.target / "mine").exists()
     upper = next(
         option for option in str(mounted_at(mount.target)).split(",") if "upperdir=" in option
@@ -306,7 +293,7 @@ def test_in_memory_by_default(image: Image, sandbox: Sandbox) -> None:
     other.stop()
     mount.stop()
     assert not Path(upper).exists() and not Path(upper).parents[1].exists()
-    mount = sandbox.mount(*options)
+    mount = sandbox.mount(*image.options)
     assert not (mount.target / "mine").exists()
 
 

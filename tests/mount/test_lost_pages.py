@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Image, write
+from tests.mount.conftest import Image, holding
 from tests.support.sandbox import MountProcess, Sandbox
 from tests.support.waiting import eventually
 
@@ -32,14 +32,9 @@ LOST = [
 ]
 
 
-def fill(root: Path) -> None:
-    for name, content in CONTENT.items():
-        write(root / name, content)
-
-
 @pytest.fixture
 def image(pack: Callable[..., Image]) -> Image:
-    return pack("image", fill)
+    return pack("image", holding(CONTENT))
 
 
 def read(mount: MountProcess, name: str) -> bytes | int:

@@ -58,6 +58,24 @@ def fill(root: Path) -> None:
         write(root / "large" / f"file-{number}", os.urandom(1_500_000))
 
 
+def base(root: Path) -> None:
+    """What a swap finds."""
+    write(root / "held", "old, and held open")
+    write(root / "kept", os.urandom(700_000))
+
+
+def update(root: Path) -> None:
+    """What it lays over that."""
+    write(root / "fresh", "fresh")
+    write(root / "held", "new")
+
+
+def hang_up(process: int, backend: Path, layer: Path) -> None:
+    """Have a mount swap its tree: `process` is the supervisor's."""
+    (backend / ".layered").write_text(str(layer))
+    os.kill(process, signal.SIGHUP)
+
+
 class Supervised:
     """A supervised mount, and who serves it."""
 

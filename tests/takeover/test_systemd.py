@@ -20,8 +20,7 @@ from tests.support.logs import unexpected
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.sandbox import BINARIES, PROCESS_END, Sandbox
 from tests.support.waiting import eventually
-from tests.takeover.conftest import REPLACED, Readers, Supervised
-from tests.takeover.test_takeover import base, update
+from tests.takeover.conftest import REPLACED, Readers, Supervised, base, hang_up, update
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -141,8 +140,7 @@ def test_a_live_swap_outlives_its_supervisor(
     root = mount.target
     (root / "mine").write_text("in the read-write layer")
     with (root / "held").open() as held:
-        (backend / ".layered").write_text(str(pack("update", update).flist))
-        os.kill(mount.state("main"), signal.SIGHUP)
+        hang_up(mount.state("main"), backend, pack("update", update).flist)
         eventually(lambda: "swapped the tree" in mount.log(), "the swap")
         mount.kill_supervisor()
         assert (root / "fresh").read_text() == "fresh"
@@ -165,8 +163,7 @@ def test_a_supervisor_that_dies_in_a_swap(
     mount = service(pack("base", base), "--backend", backend, "--reset")
     next_server("")
     assert (mount.target / "held").read_text() == "old, and held open"
-    (backend / ".layered").write_text(str(pack("update", update).flist))
-    os.kill(mount.state("main"), signal.SIGHUP)
+    hang_up(mount.state("main"), backend, pack("update", update).flist)
     eventually(lambda: mount.state("ready") == 2, "the next supervisor")
     eventually(lambda: (mount.target / "fresh").exists(), "the new tree")
     eventually(lambda: (mount.target / "held").read_text() == "new", "the new file")

@@ -18,7 +18,7 @@ from tests.support.mounts import mounted_at, mounts_below
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
 from tests.support.waiting import eventually
-from tests.takeover.conftest import Readers, Supervised
+from tests.takeover.conftest import Readers, Supervised, base, hang_up, update
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -103,21 +103,6 @@ def test_reads_that_wait_for_a_store_go_on(
                 reader.kill()
 
 
-def update(root: Path) -> None:
-    write(root / "fresh", "fresh")
-    write(root / "held", "new")
-
-
-def base(root: Path) -> None:
-    write(root / "held", "old, and held open")
-    write(root / "kept", os.urandom(700_000))
-
-
-def hang_up(mount: Supervised, backend: Path, layer: Path) -> None:
-    (backend / ".layered").write_text(str(layer))
-    mount.process.process.send_signal(signal.SIGHUP)
-
-
 def test_a_live_swap_outlives_its_server(
     pack: Callable[..., Image], supervised: Mount, sandbox: Sandbox
 ) -> None:
@@ -128,7 +113,7 @@ def test_a_live_swap_outlives_its_server(
     inode = (root / "kept").stat().st_ino
     (root / "mine").write_text("in the read-write layer")
     held = (root / "held").open()
-    hang_up(mount, backend, pack("update", update).flist)
+    hang_up(mount.process.pid, backend, pack("update", update).flist)
     eventually(lambda: "swapped the tree" in mount.process.log(), "the swap")
     mount.kill()
     assert (root / "fresh").read_text() == "fresh"
@@ -142,7 +127,7 @@ def test_a_live_swap_outlives_its_server(
     assert held.read() == "old, and held open"
     held.close()
     eventually(lambda: (root / "held").read_text() == "new", "the new file under a name that was held")
-    hang_up(mount, backend, pack("more", lambda root: write(root / "more", "more")).flist)
+    hang_up(mount.process.pid, backend, pack("more", lambda root: write(root / "more", "more")).flist)
     eventually(lambda: (root / "more").exists(), "another swap, by the successor")
     eventually(lambda: not (root / "fresh").exists(), "the end of what the swap took away")
     assert mount.process.stop() == 0
@@ -162,7 +147,7 @@ def test_a_server_that_dies_in_a_swap(
     next_server("")
     assert not (mount.target / "fresh").exists()
     assert (mount.target / "held").read_text() == "old, and held open"
-    hang_up(mount, backend, pack("update", update).flist)
+    hang_up(mount.process.pid, backend, pack("update", update).flist)
     eventually(lambda: "has taken over" in mount.process.log(), "the takeover")
     eventually(lambda: (mount.target / "fresh").exists(), "the new tree")
     eventually(lambda: (mount.target / "held").read_text() == "new", "the new file")
@@ -224,16 +209,8 @@ def test_a_supervisor_that_is_killed_takes_the_mount_along(
 def test_in_the_background(image: Image, sandbox: Sandbox) -> None:
     """--daemon, --pid and --log are the supervisor's."""
     log, pid, target = sandbox.path / "log", sandbox.path / "pid", sandbox.directory("mnt")
-    options = [
-        "--meta",
-        image.flist,
-        "--storage-url",
-        f"dir://{image.store}",
-        "--cache",
-        sandbox.path / "cache",
-    ]
     done = sandbox.run(
-        "g8ufs", "--supervised", "--ro", "--daemon", "--log", log, "--pid", pid, *options, target
+        "g8ufs", "--supervised", "--ro", "--daemon", "--log", log, "--pid", pid, *image.options, target
     )
     assert done.stdout == b"mount starts\n"
     seen = mounted_at(target)

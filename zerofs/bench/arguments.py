@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from zerofs import __version__
 from zerofs.bench.coldstart import COLDSTART, QUICK, STARTS, Start
+from zerofs.bench.numbers import above_zero
 from zerofs.bench.scenarios import SCENARIOS, SUITES, Scenario
 from zerofs.cli.parser import Parser
 from zerofs.errors import UsageError
@@ -42,16 +43,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _minutes(text: str) -> float:
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < 10_000:
-        raise UsageError(f"not a number of minutes: {text!r}")
-    return minutes
-
-
 def build_parser() -> Parser:
     """The options; `--quick` only changes defaults."""
     parser = Parser(
@@ -65,7 +56,7 @@ def build_parser() -> Parser:
     parser.add_argument("--scenario", action="append", metavar="PATTERN", help="only these (see --list)")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--runs", type=_count, help="rounds of each where time allows (default 15, quick 1)")
-    parser.add_argument("--minutes", type=_minutes, help="time for all of it (default 11, quick 1)")
+    parser.add_argument("--minutes", type=above_zero, help="time for all of it (default 11, quick 1)")
     parser.add_argument("--size", type=parse_size, help="bytes of the large file (default 256M, quick 8M)")
     parser.add_argument(
         "--workdir", type=Path, default=Path("/var/tmp"), help="a place on a disk (%(default)s)"

@@ -27,7 +27,7 @@ Symbolic links are followed within the flist.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     parser.add_argument("paths", metavar="PATH", nargs="+", help="a file in the flist")
     options.add_flist_options(parser)
     options.add_storage_options(parser)

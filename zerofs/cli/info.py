@@ -23,7 +23,7 @@ routers are not shown.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     options.add_flist_options(parser)
     options.add_json(parser)
 

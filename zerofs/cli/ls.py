@@ -24,7 +24,7 @@ Row = tuple[bytes, int]  # a path as it is shown, and its row
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     parser.add_argument("paths", metavar="PATH", nargs="*", default=["/"], help="what to list (default /)")
     parser.add_argument("-R", "--recursive", action="store_true", help="everything below, too")
     parser.add_argument("-d", "--directory", action="store_true", help="directories themselves")

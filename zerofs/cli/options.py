@@ -35,6 +35,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_flist(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+
+
 def add_flist_options(
     parser: argparse.ArgumentParser,
     cache: str = "keep the compiled index there, as a mount with --cache does",

@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_flist(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     options.add_flist_options(parser, _CACHE)
     if parser.prog.endswith("import"):
         options.add_json(parser)

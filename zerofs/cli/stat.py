@@ -21,7 +21,7 @@ A symbolic link at the end of a path is described itself, not what it leads to.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     parser.add_argument("paths", metavar="PATH", nargs="+", help="a path in the flist")
     options.add_flist_options(parser)
     options.add_json(parser)

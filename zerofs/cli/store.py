@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     summary = "copy the chunks of a flist from one store to another"
     copy = actions.add_parser("copy", help=summary, description=summary, epilog=COPY_EPILOG)
     copy.add_argument("--debug", action="store_true", help="log more, show an error's traceback")
-    copy.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(copy)
     options.add_source(copy)
     copy.add_argument(
         "--to", action="append", metavar="[RANGE=]URL", help="where they go; may appear many times"

@@ -26,7 +26,7 @@ Nothing is written outside of DIRECTORY, and a run that fails leaves it empty if
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     parser.add_argument("directory", metavar="DIRECTORY", type=path, help="where to; made if it is missing")
     parser.add_argument("--force", action="store_true", help="write into a directory that is not empty")
     options.add_flist_options(parser)

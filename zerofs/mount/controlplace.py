@@ -78,7 +78,7 @@ def opened_directories(owner: int) -> Iterator[list[int]]:
 
 
 class Place:
-    """A socket that listens under the number of a process, this one's unless told, until it is closed.
+    """A socket that listens under the number of a process, this one's unless told, until it is left.
 
     Raises OSError where there is no place.
     """
@@ -112,14 +112,11 @@ class Place:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self._process}.{self._kind}", dir_fd=self._directory)
 
-    def close(self) -> None:
-        self._closing.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._closing.close()
 
 
 def address(directory: int, process: int, kind: str = STATS) -> str:

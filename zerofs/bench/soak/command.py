@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from zerofs.bench.numbers import above_zero
 from zerofs.bench.soak.outcome import Outcome, print_outcome
 from zerofs.bench.soak.place import Settings
 from zerofs.bench.soak.run import kills, soak
@@ -42,26 +43,16 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 10_000:
-        raise UsageError(f"not a number above 0: {text!r}")
-    return value
-
-
 def build_parser() -> Parser:
     parser = Parser(prog="zerofs bench soak", description=_DESCRIPTION, epilog=_EPILOG)
     add = parser.add_argument
-    add("--minutes", type=_positive, default=1.0, help="how long (default: %(default)g)")
+    add("--minutes", type=above_zero, default=1.0, help="how long (default: %(default)g)")
     add("--kills", type=_number, metavar="N", help="instead: kill the process behind the mount so often")
     add(
         "--seed", type=_number, help="draw the same tree, reads and faults again (default: another each time)"
     )
     add("--engine", choices=ENGINES, default="auto", help="FUSE engine (default: auto)")
-    add("--timeout", type=_positive, default=5.0, help="of the mount, in seconds (default: %(default)g)")
+    add("--timeout", type=above_zero, default=5.0, help="of the mount, in seconds (default: %(default)g)")
     add("--size", type=parse_size, default=48 << 20, help="bytes of the tree (default: 48M)")
     add("--cache-size", type=parse_size, default=16 << 20, help="bytes of the cache (default: 16M)")
     add(

@@ -50,7 +50,7 @@ def make_stores(workdir: Path, chance: random.Random, size: int) -> Stores:
 
 
 class Place:
-    """A mount of the tree in `stores`, set up in `workdir`.  `close` takes it down."""
+    """A mount of the tree in `stores`, set up in `workdir`.  Leaving it takes it down."""
 
     def __init__(self, workdir: Path, stores: Stores, settings: Settings) -> None:
         self.settings = settings
@@ -147,14 +147,11 @@ class Place:
         self.outcome.warnings = dict(Counter(levels))
         return self.outcome
 
-    def close(self) -> None:
-        self._closing.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._closing.close()
 
     def _end_readers(self) -> None:
         readers, self._readers = self._readers, []

@@ -62,7 +62,7 @@ class Replica:
 
 
 class Stores:
-    """The replicas, filled with the chunks of the tree `source`, its flist, and the liar.  `close` ends them."""
+    """The replicas, filled with the chunks of the tree `source`, its flist, and the liar.  Leaving it ends them."""
 
     def __init__(self, workdir: Path, source: Path, replicas: int = 2) -> None:
         self.source = source
@@ -88,14 +88,11 @@ class Stores:
             replica.restart()
             replica.heal()
 
-    def close(self) -> None:
-        self._closing.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._closing.close()
 
 
 def ask(server: RedisProcess, *words: bytes) -> Nested:
