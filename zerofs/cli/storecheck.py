@@ -33,7 +33,7 @@ class _Lacking(NamedTuple):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flist", metavar="FLIST", help="file, unpacked directory or URL")
+    options.add_flist(parser)
     options.add_source(parser)
     parser.add_argument(
         "--allow-unverified", action="store_true", help="take chunks that nothing can be checked against"
