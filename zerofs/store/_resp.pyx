@@ -9,11 +9,12 @@ No state but that of an `Answers`, which is for one thread at a time.
 """
 
 cimport cython
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
-from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcpy, memmove
+
+from hiredis import pack_command
 
 from zerofs.errors import StoreProtocolError
 from zerofs.store.base import MAX_PAYLOAD
@@ -25,7 +26,6 @@ cdef enum:
     _GLANCE = 4 * 1024  # bytes received at once where a long payload is likely to begin
     _STEP = 1024 * 1024  # bytes; a longer payload gets its memory while it arrives
     _COPIED = 4096  # bytes; a longer argument stays where it is
-    _MOST_HEAD = 32  # bytes of a kind, a number and a line end
 
 cdef enum:
     _STATUS = 43  # +
@@ -45,17 +45,12 @@ cdef Py_ssize_t _max_digits = MAX_DIGITS
 cdef object _new = tuple.__new__  # that of `Answer` is a function of the interpreter
 
 
-cdef Py_ssize_t _append(bytearray text, const char *data, Py_ssize_t size) except -1:
-    """How long `text` is with `data` behind it."""
-    cdef Py_ssize_t end = len(text)
-    PyByteArray_Resize(text, end + size)
-    memcpy(PyByteArray_AS_STRING(text) + end, data, size)
-    return end + size
-
-
-cdef Py_ssize_t _append_head(bytearray text, const char *form, Py_ssize_t number) except -1:
-    cdef char head[_MOST_HEAD]
-    return _append(text, head, snprintf(head, _MOST_HEAD, form, <long long>number))
+cdef bytes _pack_short(command):
+    """The command as hiredis packs it; None where an argument is long, or no bytes."""
+    for argument in command:
+        if type(argument) is not bytes or len(<bytes>argument) > _COPIED:
+            return None
+    return pack_command(tuple(command))
 
 
 def encode(commands, Py_ssize_t most, Py_ssize_t most_bytes):
@@ -65,7 +60,7 @@ def encode(commands, Py_ssize_t most, Py_ssize_t most_bytes):
     """
     cdef list pieces = []
     cdef bytearray text = bytearray()
-    cdef Py_ssize_t added = 0, sent = 0, length
+    cdef Py_ssize_t added = 0, sent = 0
     cdef bint ended = False
     while added < most and sent + len(text) < most_bytes:
         command = next(commands, None)
@@ -73,19 +68,20 @@ def encode(commands, Py_ssize_t most, Py_ssize_t most_bytes):
         if ended:
             break
         added += 1
-        _append_head(text, b"*%lld\r\n", len(command))
+        packed = _pack_short(command)
+        if packed is not None:
+            text += packed
+            continue
+        text += b"*%d\r\n" % len(command)
         for argument in command:
-            length = len(argument)
-            _append_head(text, b"$%lld\r\n", length)
-            if length > _COPIED:
+            text += b"$%d\r\n" % len(argument)
+            if len(argument) > _COPIED:
                 pieces += (text, argument)
-                sent += len(text) + length
-                text = bytearray()
-            elif isinstance(argument, bytes):
-                _append(text, PyBytes_AS_STRING(argument), length)
+                sent += len(text) + len(argument)
+                text = bytearray(b"\r\n")
             else:
-                _append(text, PyByteArray_AS_STRING(<bytearray?>argument), length)
-            _append(text, b"\r\n", 2)
+                text += argument
+                text += b"\r\n"
     if text:
         pieces.append(text)
     return pieces, added, ended
