@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import session
 from tests.support.debianroot import DebianRoot
@@ -22,6 +23,10 @@ from tests.support.mounts import remove_tree, unmount_below
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
 from tests.support.skips import SkipReport
+
+# How long an example takes says something of what else this machine does, and nothing of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _DIRECTORY = pytest.StashKey[Path]()
 _FAILED = pytest.StashKey[bool]()
