@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from tests.fetch.support import LARGE, FakeRouter, Make, in_threads, plain_of, until
 from zerofs.cache.lmdb import ChunkCache
+from zerofs.fetch import flight
 
 
 def test_what_is_requested_comes_into_the_cache(router: FakeRouter, make: Make, cache: ChunkCache) -> None:
@@ -16,6 +19,15 @@ def test_what_is_requested_comes_into_the_cache(router: FakeRouter, make: Make, 
     until(lambda: fetcher.stats().cached == 50)
     assert all(router.count(chunk) == 1 for chunk in chunks)
     assert fetcher.stats().demanded == 1
+
+
+def test_more_than_can_be_queued_is_not_accepted_and_what_is_comes(
+    router: FakeRouter, make: Make, cache: ChunkCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "MOST_AHEAD", 10)
+    fetcher = make(cache)
+    assert fetcher.request([router.add(number) for number in range(30)]) == 10
+    until(lambda: fetcher.stats().cached == 10)
 
 
 def test_a_failure_in_the_background_is_not_remembered(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -150,9 +150,15 @@ class Fetcher:
 
         `done` is called for each of those, as for `submit`; what is on its way already is not accepted.
         """
+        accepted = self._accept(iter(chunks), done)
+        if accepted:
+            self._background.wake(self)
+        return accepted
+
+    def _accept(self, chunks: Iterator[Chunk], done: Done | None) -> int:
+        """Queue flights for those that are not on their way, until the queue is full; how many."""
         accepted = 0
-        source = iter(chunks)
-        while piece := list(islice(source, MOST_CHUNKS)):
+        while piece := list(islice(chunks, MOST_CHUNKS)):
             with self._lock:
                 for chunk in piece:
                     name = name_of(chunk)
@@ -161,8 +167,6 @@ class Fetcher:
                     if not self._flights.launch_ahead(self._flight_ahead(chunk, name, done)):
                         return accepted
                     accepted += 1
-        if accepted:
-            self._background.wake(self)
         return accepted
 
     def feed(self, feeder: Feeder | None) -> None:
