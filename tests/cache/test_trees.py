@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from tests.cache.pages import OVERFLOW, PAGE, Pages
@@ -83,6 +84,24 @@ def test_what_lmdb_writes_fits_together(tmp_path: Path) -> None:
             cache.put_many([(b"\0" + chance.randbytes(20), chance.randbytes(size)) for size in sizes])
             assert find_misfit(tmp_path / "data.mdb") is None
         assert cache.stats().evicted
+
+
+def test_lists_of_free_pages_that_lmdb_shortened_fit_together(tmp_path: Path) -> None:
+    """It does so where they lie, and such a list keeps a page more than its length says: of some of these counts."""
+    for count in range(3500, 3560):
+        data = tmp_path / "data"
+        with lmdb.open(str(data), subdir=False, map_size=1 << 30, max_dbs=1, sync=False, lock=False) as env:
+            values = env.open_db(b"values")
+            with env.begin(values, write=True) as transaction:
+                for number in range(count):
+                    transaction.put(b"%06d" % number, bytes(4000))
+            with env.begin(values, write=True) as transaction:
+                transaction.drop(values, delete=False)
+            for number in range(3):
+                with env.begin(values, write=True) as transaction:
+                    transaction.put(b"last", bytes([number]))
+                assert find_misfit(data) is None, (count, number)
+        data.unlink()
 
 
 @pytest.mark.parametrize("flip", [flip_in_free_list, flip_in_trees])

@@ -11,6 +11,7 @@ from zerofs.cli import figures
 from zerofs.cli.change import Change, Look
 from zerofs.cli.exposition import exposition
 from zerofs.cli.figures import duration, number, percent
+from zerofs.errors import MountError
 from zerofs.histogram import Histogram
 from zerofs.mount.inquiry import Answer, Served
 
@@ -186,6 +187,25 @@ def test_metrics(document: Any) -> None:
         {line for line in lines if line.startswith("# TYPE")}
     )  # each metric in one piece
     assert not [line for line in lines if "precision" in line or ("/ot" in line and "_up" not in line)]
+
+
+@pytest.mark.parametrize("name", ["/\udcff", "/\ud800"])  # a byte that is no text, and half of a character
+def test_names_that_are_no_text(document: Any, name: str) -> None:
+    document["stores"] = [{"store": name, "chunks": 3}, {"store": [name], "chunks": 4}]
+    lines = list(exposition([Look(Answer(Served(name, 42, 0, "0:7"), document))]))
+    escaped = name.encode("utf-8", "backslashreplace").decode().replace("\\", "\\" * 4)
+    assert f'zerofs_up{{mountpoint="{escaped}"}} 1' in lines
+    assert [line for line in lines if "_store_chunks" in line and "TYPE" not in line] == [
+        f'zerofs_store_chunks_total{{mountpoint="{escaped}",store="{escaped}"}} 3'
+    ]
+    "\n".join(lines).encode()
+
+
+def test_mount_points_that_are_no_text(document: Any) -> None:
+    document["mount"]["target"] = "/\ud800"
+    assert figures.page(Change(None, document))[0].startswith("/\\\\ud800: ")
+    with pytest.raises(MountError, match="does not say"), figures.understood("/\ud800"):
+        raise ValueError
 
 
 def test_metrics_of_what_makes_no_sense(document: Any) -> None:

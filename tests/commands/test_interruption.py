@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Packed
+from zerofs.cache.lmdb import ChunkCache
 
 IN_A_FINALISER = """
 import os, signal, sys, time
@@ -64,6 +65,18 @@ def struck(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGINT)
     return path
 tempfile.mkdtemp = struck
+sys.exit(start.zerofs())
+"""
+# `zerofs df`, struck while it has the cache open.
+WITH_A_CACHE_OPEN = """
+import os, signal, sys
+from zerofs import start
+from zerofs.cache import inventory
+
+def struck(state):
+    os.kill(os.getpid(), signal.SIGINT)
+    return []
+inventory.known_flists = struck
 sys.exit(start.zerofs())
 """
 # A program that the benchmark starts, and a signal before anybody has its number.
@@ -144,6 +157,18 @@ def test_an_interrupt_leaves_no_directory_that_was_just_made(packed: Packed, tmp
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"zerofs: interrupted\n")
     assert list(scratch.iterdir()) == [] and not (tmp_path / "new").exists()
+
+
+def test_an_interrupt_of_df_leaves_the_cache_in_good_order(tmp_path: Path) -> None:
+    ChunkCache(tmp_path, size_limit=1 << 20).close()
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_A_CACHE_OPEN, "df", "--cache", tmp_path],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"zerofs: interrupted\n")
+    assert (tmp_path / "users.lock").read_bytes() == b""
 
 
 def test_an_interrupt_that_the_caller_ignores_is_ignored(packed: Packed) -> None:

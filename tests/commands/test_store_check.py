@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_what_is_lacking_is_named_with_its_files(
     }
     assert found["chunks"] == len(needed)
     assert (found["stores"][0]["missing"], found["stores"][0]["rejected"]) == (1, 1)
+
+
+def test_what_cannot_be_read_is_lacking_and_the_others_go_on(
+    packed: Packed, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unreadable, gone = sorted(held(packed.chunks))[:2]
+    os.truncate(place(packed, unreadable), 1 << 30)  # more than any chunk has
+    place(packed, gone).unlink()
+    assert main(["store", "check", "--json", str(packed.flist)]) == 1
+    found = json.loads(capfd.readouterr().out)
+    assert sorted(each["id"] for each in found["lacking"]) == [unreadable, gone]
+    assert found["chunks"] == len(held(packed.chunks)) + 1
 
 
 def test_what_one_replica_lacks_is_only_counted(zerofs: Zerofs, packed: Packed, tmp_path: Path) -> None:

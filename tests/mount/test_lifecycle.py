@@ -18,6 +18,7 @@ import pytest
 from tests.mount.conftest import Image, holding, write
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.sandbox import BINARIES, MountProcess, Sandbox
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -160,11 +161,18 @@ def test_a_namespace_that_holds_the_mount_keeps_it(
     holder = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], stdout=subprocess.PIPE
     )
-    writer = os.open(go_on, os.O_WRONLY)  # once it reads, it has its namespace
+    writers: list[int] = []
+
+    def is_read() -> bool:  # whoever reads it has its namespace
+        with contextlib.suppress(OSError):
+            writers.append(os.open(go_on, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    eventually(is_read, "a container")
     subprocess.run(["umount", mount.target], check=True)
     time.sleep(0.3)
     assert mount.process.poll() is None  # the container still sees it
-    os.close(writer)
+    os.close(writers[0])
     expected = subprocess.run(["cksum"], input=CONTENT["f5"], capture_output=True, check=True).stdout
     assert holder.communicate(timeout=10)[0] == expected
     assert mount.wait() == 0

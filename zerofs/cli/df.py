@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerofs.cli import options, output
+from zerofs.interruption import interruptible
 
 if TYPE_CHECKING:
     from zerofs.cache.inventory import Known
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from zerofs.cache.inventory import known_flists, litter
 
     output.set_up(debug=args.debug)
-    with options.existing_cache(args.cache) as cache:
+    with interruptible(), options.existing_cache(args.cache) as cache:
         stats = cache.stats()
         mapped = _mapped_files()
         flists = [_flist(cache, flist, mapped) for flist in known_flists(args.cache / "flists")]

@@ -7,7 +7,6 @@ number under a plain name is left out.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -20,7 +19,7 @@ SECTIONS = ("reads", "fetch", "write_back", "cache", "prefetch")
 _GAUGES = {  # which go up and down
     "reads": {"waiting"},
     "cache": {"entries", "used", "file", "size_limit", "free_limit"},
-    "prefetch": {"wasted"},
+    "prefetch": {"wasted", "late"},
 }
 _NAME = re.compile(r"[a-z][a-z_]{0,40}")
 _MOST = 1 << 63
@@ -48,7 +47,7 @@ def exposition(looks: Sequence[Look]) -> Iterator[str]:
     """The lines; a mount that does not answer has ``zerofs_up`` 0 and nothing else."""
     families = _Families()
     for look in looks:
-        labels = (("mountpoint", shown(os.fsencode(look.answer.mount.target))),)
+        labels = (("mountpoint", _text(look.answer.mount.target)),)
         document = look.answer.document
         families.add("zerofs_up", "gauge", labels, int(document is not None))
         if document is not None:
@@ -64,9 +63,8 @@ def _add(families: _Families, labels: _Labels, document: Mapping[str, Any]) -> N
         _count(families, name, labels, _section(document, name))
     stores = document.get("stores")
     for store in stores if isinstance(stores, list) else ():
-        if isinstance(store, dict):
-            url = shown(os.fsencode(str(store.get("store"))))
-            _count(families, "store", (*labels, ("store", url)), store)
+        if isinstance(store, dict) and isinstance(url := store.get("store"), str):
+            _count(families, "store", (*labels, ("store", _text(url))), store)
 
 
 def _count(families: _Families, section: str, labels: _Labels, counts: Mapping[str, Any]) -> None:
@@ -99,6 +97,11 @@ def _section(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+
+
+def _text(text: str) -> str:
+    """Valid UTF-8, whatever a name or somebody else's document holds: for one wrong byte, nothing of a file is read."""
+    return shown(text.encode("utf-8", "backslashreplace"))
 
 
 def _escaped(text: str) -> str:

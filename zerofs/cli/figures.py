@@ -6,14 +6,13 @@ happens now: a page is made of a `Change`.  The counters are explained in docs/c
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from zerofs.cli.change import Change, Look
-from zerofs.cli.output import shown, size
+from zerofs.cli.output import size, told
 from zerofs.errors import MountError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # nothing that a mount says may steer the terminal
@@ -65,7 +64,7 @@ def understood(target: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise MountError(
-            f"what serves {shown(os.fsencode(target))} does not say what a mount counts",
+            f"what serves {told(target)} does not say what a mount counts",
             hint="it is of another version, or none of ours",
         ) from error
 
@@ -114,9 +113,9 @@ def overview(looks: Iterable[Look]) -> Iterator[str]:
             with understood(mount.target):
                 change = look.change
                 if change is None:
-                    silent.append(shown(os.fsencode(look.answer.problem)))
+                    silent.append(told(look.answer.problem))
                 else:
-                    rows.append((shown(os.fsencode(mount.target)), str(mount.process), *_summary(change)))
+                    rows.append((told(mount.target), str(mount.process), *_summary(change)))
         except MountError as error:
             silent.append(str(error))
     if len(rows) > 1:
@@ -142,11 +141,11 @@ def _summary(change: Change) -> tuple[str, ...]:
 def _head(mount: Mapping[str, Any]) -> Iterator[str]:
     kind = "read-write" if mount["union"] else "read-only"
     yield (
-        f"{shown(os.fsencode(mount['target']))}: process {mount['process']}, up {duration(mount['uptime'])}, "
+        f"{told(mount['target'])}: process {mount['process']}, up {duration(mount['uptime'])}, "
         f"{kind}, {mount['engine']} engine"
     )
     for flist in mount["flists"]:
-        yield f"  flist  {shown(os.fsencode(flist))}"
+        yield f"  flist  {told(flist)}"
     yield f"  tree   {mount['names']:,} names, {size(mount['bytes'])} in {mount['chunks']:,} chunks"
 
 
@@ -223,7 +222,7 @@ def _stores(change: Change) -> Iterator[str]:
 
 
 def _cache(cache: Mapping[str, Any]) -> Iterator[str]:
-    yield f"cache  {shown(os.fsencode(cache['directory']))}"
+    yield f"cache  {told(cache['directory'])}"
     share = percent(cache["used"], cache["size_limit"])
     yield f"  {cache['entries']:,} chunks, {size(cache['used'])} of {size(cache['size_limit'])} ({share})"
     evicted = f", {cache['evicted']:,} evicted for them" if cache["evicted"] else ""

@@ -223,7 +223,8 @@ def _state(cache: Path | None) -> Iterator[Path]:
         if cache is not None:
             yield cache / "flists"
             return
-        directory = tempfile.TemporaryDirectory(prefix="zerofs-")
+        with uninterrupted():
+            directory = tempfile.TemporaryDirectory(prefix="zerofs-")
         try:
             yield Path(directory.name)
         finally:

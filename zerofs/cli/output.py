@@ -67,6 +67,14 @@ def shown(name: bytes) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text(name))
 
 
+def told(text: str) -> str:
+    """What another process says, for people: it may hold what no name has, such as halves of characters."""
+    try:
+        return shown(os.fsencode(text))
+    except UnicodeEncodeError:
+        return shown(text.encode("utf-8", "backslashreplace"))
+
+
 def size(number: float) -> str:
     """Bytes for people."""
     unit = _UNITS[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from zerofs.cli import figures, options, output
 from zerofs.cli.change import Look
-from zerofs.cli.output import shown
+from zerofs.cli.output import told
 from zerofs.cli.parser import path
 from zerofs.cli.screen import Screen
 from zerofs.errors import MountError, UsageError
@@ -104,7 +103,7 @@ def _page(looks: list[Look], args: argparse.Namespace) -> Iterator[str]:
     for look in looks:
         with figures.understood(look.answer.mount.target):
             change = look.change
-        yield from [shown(os.fsencode(look.answer.problem))] if change is None else figures.page(change)
+        yield from [told(look.answer.problem)] if change is None else figures.page(change)
 
 
 def _print_lines(looks: _Looks, rounds: Iterator[int], interval: float) -> int:

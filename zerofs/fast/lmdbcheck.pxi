@@ -129,17 +129,29 @@ cdef int _check_value(Fitting *fitting, Walked *walked, const char *value, uint6
     """The pages of an entry's own."""
     cdef uint64_t first = _number(value)
     cdef uint64_t count = (ZEROFS_LMDB_HEADER - 1 + size) // fitting.page_size + 1
+    cdef uint64_t offset = first * fitting.page_size
     cdef zerofs_lmdb_page header
-    cdef int got = _take(fitting, first, count)
-    if got != OK:
-        return got
-    walked.overflows += count
-    fitting.values += 1
-    if fitting.values <= CHECKED_VALUES and zerofs_read_from_memory(
-            fitting.file, &header, ZEROFS_LMDB_HEADER, <int64_t>(first * fitting.page_size)) == ZEROFS_LMDB_HEADER:
-        if header.number != first or header.kind != ZEROFS_LMDB_OVERFLOW or header.pages != count:
+    cdef bint is_known = False
+    cdef int got
+    if first < 2 or first >= fitting.page_count:
+        return _misfit(fitting, "the number of a page")
+    if walked.is_free:
+        got = _read(fitting, &header, ZEROFS_LMDB_HEADER, offset)
+        if got != OK:
+            return got
+        is_known = True
+    elif fitting.values < CHECKED_VALUES:
+        is_known = zerofs_read_from_memory(fitting.file, &header, ZEROFS_LMDB_HEADER, <int64_t>offset) \
+            == ZEROFS_LMDB_HEADER
+        fitting.values += 1
+    if is_known:
+        # LMDB shortens a list of free pages where it lies, and leaves it the pages that it had.
+        if header.number != first or header.kind != ZEROFS_LMDB_OVERFLOW or header.pages < count or (
+                header.pages > count and not walked.is_free):
             return _misfit(fitting, "the pages of a value")
-    return OK
+        count = header.pages
+    walked.overflows += count
+    return _take(fitting, first, count)
 
 
 cdef int _check_list(Fitting *fitting, const Name *name, const char *value, bint is_apart, uint64_t size) noexcept nogil:

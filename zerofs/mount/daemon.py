@@ -19,6 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from zerofs.errors import ZerofsError
+from zerofs.interruption import uninterrupted
 from zerofs.mount import systemd
 
 _READY = b"\0"  # anything else is an exit status and a message
@@ -89,10 +90,14 @@ def detach(*, log: Path | None, pid_file: Path | None = None, announce: str = ""
     daemon = Daemon(telling, pid_file)
     if pid_file is not None:
         try:
-            _write_pid(pid_file)
+            with uninterrupted():
+                _write_pid(pid_file)
         except OSError as error:
             daemon.failed(DaemonError.exit_code, f"cannot write the pid file {pid_file}: {error.strerror}")
             os._exit(DaemonError.exit_code)
+        except KeyboardInterrupt:
+            daemon.close()
+            raise
     return daemon
 
 

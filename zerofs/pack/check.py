@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from zerofs.chunk.codec import decode
-from zerofs.errors import ChunkError, ChunkMissingError, ZerofsError
+from zerofs.errors import StoreRefusedError, StoreUnreachableError, ZerofsError
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
 from zerofs.pack.batches import batches
@@ -43,8 +43,8 @@ def check_chunks(
 ) -> Checked:
     """Read every chunk of `index` from `source`; a batch may take `timeout` seconds.
 
-    Chunks that are missing or damaged are noted, and the others go on.  Raises the error of a store that fails: whether
-    it has a chunk is not known then.
+    Chunks that are missing, damaged or cannot be read are noted, and the others go on.  Raises the error of a store
+    that fails as a whole: whether it has a chunk is not known then.
     """
     checked = Checked()
     lock = threading.Lock()
@@ -64,7 +64,7 @@ def check_chunks(
         with told_when_late(source, timeout):
             source.fetch_many([chunk.id for chunk in batch], accept, fail, time.monotonic() + timeout)
         for error in errors.values():
-            if not isinstance(error, ChunkError | ChunkMissingError):
+            if isinstance(error, StoreUnreachableError | StoreRefusedError):
                 raise error
         size = sum(chunk.size for chunk in batch)
         with lock:

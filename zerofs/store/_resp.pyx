@@ -56,13 +56,14 @@ cdef bytes _pack_short(command):
 def encode(commands, Py_ssize_t most, Py_ssize_t most_bytes):
     """The next `most` of `commands`, an iterator, as pieces to send; how many those are, and whether there are no more.
 
-    Once they have `most_bytes`, no more are taken either.  A long argument is a piece of its own, uncopied.
+    Once they have `most_bytes`, no more are taken either, but one is in any case.  A long argument is a piece of its
+    own, uncopied.
     """
     cdef list pieces = []
     cdef bytearray text = bytearray()
     cdef Py_ssize_t added = 0, sent = 0
     cdef bint ended = False
-    while added < most and sent + len(text) < most_bytes:
+    while added < most and (not added or sent + len(text) < most_bytes):
         command = next(commands, None)
         ended = command is None
         if ended:
