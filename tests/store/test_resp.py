@@ -151,7 +151,8 @@ def test_no_more_commands_are_taken_than_bytes_may_wait_and_long_arguments_are_n
     commands = iter([(b"SET", b"k", long)] * 3)
     pieces, added, ended = encode(commands, 64, 6000)
     assert (added, ended) == (2, False) and sum(piece is long for piece in pieces) == 2
-    assert encode(commands, 64, 0)[1:] == (1, False)  # one in any case: whoever has asked for nothing waits for nothing
+    # One in any case: whoever has asked for nothing waits for nothing.
+    assert encode(commands, 64, 0)[1:] == (1, False)
     assert encode(commands, 64, 1) == ([], 0, True)
 
 
