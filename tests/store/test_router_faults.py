@@ -12,6 +12,7 @@ from tests.store.routing import CHUNKS, IDS, Proxied, Reader, calls, router_of
 from tests.store.test_redis_store import Start, store_at
 from tests.support.faultproxy import Fault
 from tests.support.redisserver import free_port
+from tests.support.waiting import eventually
 from zerofs.errors import ChunkMissingError, StoreTimeoutError, StoreUnreachableError
 from zerofs.store import breaker
 from zerofs.store.build import build_router
@@ -145,16 +146,12 @@ def test_a_dead_replica_is_passed_over_and_probed(
     assert proxy.connections <= connections + 2  # probes, not readers
     proxy.fault = None
     used_before = calls(first)
-    for _ in range(500):
+
+    def is_asked() -> bool:  # by the next probe, which is half a minute away at the most
         assert not Reader().read(router).failed
-        if calls(first) > used_before + len(IDS):
-            break
-        time.sleep(0.01)
-    else:
-        pytest.fail("the replica came back, but nobody asks it")
+        return calls(first) > used_before + len(IDS)
 
-
-# -- against a plain model -------------------------------------------------------------------
+    eventually(is_asked, "a replica that came back and is asked again")
 
 
 def test_a_timeout_is_an_error_of_its_own(proxied: Proxied, redis_server: Start) -> None:
