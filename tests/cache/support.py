@@ -25,6 +25,21 @@ def chunks(count: int, size: int) -> list[tuple[bytes, bytes]]:
     return [chunk(number, size) for number in range(count)]
 
 
+def name(number: int) -> bytes:
+    """That of chunk `number`."""
+    return chunk(number, 0)[0]
+
+
+def there(cache: ChunkCache, count: int) -> set[int]:
+    """Which of the first `count` chunks the cache holds."""
+    return {number for number, held in enumerate(cache.has_many([name(n) for n in range(count)])) if held}
+
+
+def pin_all_of(cache: ChunkCache, names: set[bytes]) -> None:
+    """Let these names, and no others, be pinned."""
+    cache._environment.pins.is_pinned = lambda: names.__contains__  # type: ignore[method-assign]
+
+
 def contents(cache: ChunkCache, count: int) -> list[tuple[bytes, bytes]]:
     """What the cache holds of the first `count` chunks."""
     with cache.snapshot() as snapshot:

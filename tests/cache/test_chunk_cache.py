@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cache.support import chunk, chunks, contents
+from tests.cache.support import LARGE, SIZE, chunk, chunks, contents
 from zerofs._fast import pack_entries
 from zerofs.cache import entry
 from zerofs.cache.lmdb import ChunkCache, Snapshot
-
-SIZE = 16 << 20
-LARGE = 512 * 1024
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[ChunkCache]:
-    with ChunkCache(tmp_path / "cache", size_limit=SIZE) as opened:
-        yield opened
 
 
 def test_what_was_put_is_found_as_a_view(cache: ChunkCache) -> None:

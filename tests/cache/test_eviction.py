@@ -1,41 +1,18 @@
-"""Eviction: the bound holds, what is used, held and pinned stays longest, and processes agree without talking."""
+"""Eviction: the bound holds, and what is used, held and pinned stays longest."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cache.support import chunk, chunks, contents
+from tests.cache.support import LARGE, SIZE, chunk, chunks, contents, name, pin_all_of, start, there
 from zerofs.cache.clock import Row, Standing, sweep
 from zerofs.cache.lmdb import ChunkCache
-
-SIZE = 16 << 20
-LARGE = 512 * 1024
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def name(number: int) -> bytes:
-    return chunk(number, 0)[0]
-
-
-def there(cache: ChunkCache, count: int) -> set[int]:
-    return {number for number, held in enumerate(cache.has_many([name(n) for n in range(count)])) if held}
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[ChunkCache]:
-    with ChunkCache(tmp_path / "cache", size_limit=SIZE) as opened:
-        yield opened
-
 
 # -- the clock -----------------------------------------------------------------------------
 
@@ -160,10 +137,6 @@ def test_where_all_is_held_something_goes_nevertheless(cache: ChunkCache) -> Non
         cache._environment.usage.hold()
     assert cache.has_many([name(59)]) == [True]
     assert cache.stats().evicted > 20
-
-
-def pin_all_of(cache: ChunkCache, names: set[bytes]) -> None:
-    cache._environment.pins.is_pinned = lambda: names.__contains__  # type: ignore[method-assign]
 
 
 def test_what_is_pinned_stays_and_where_all_is_pinned_the_rest_is_refused(
@@ -366,7 +339,7 @@ def test_who_names_no_bound_leaves_it_as_it_was(tmp_path: Path) -> None:
         cache.put_many(chunks(2, LARGE))
     with ChunkCache(tmp_path, size_limit=None) as cache:
         assert cache.size_limit == SIZE
-        out = run(
+        out = start(
             "with ChunkCache(Path(sys.argv[1]), size_limit=1 << 30) as cache: print(cache.size_limit)",
             tmp_path,
         ).communicate(timeout=60)[0]
@@ -387,204 +360,3 @@ def test_a_full_disk_costs_a_shrinking_cache_its_content(
         assert cache.put_many(chunks(2, LARGE)) == 2
         assert (tmp_path / "data.mdb").stat().st_size <= 4 << 20
     assert "cannot be made smaller" in caplog.text and not list(tmp_path.glob("*compacting*"))
-
-
-# -- processes -----------------------------------------------------------------------------
-
-PREAMBLE = """
-import os, sys, random, time
-from pathlib import Path
-from tests.cache.support import chunk, chunks, contents
-from zerofs.cache.lmdb import ChunkCache
-"""
-
-CHURN = """
-chance = random.Random(int(sys.argv[2]))
-with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
-    print("ready", flush=True)
-    end = time.monotonic() + float(sys.argv[3])
-    while time.monotonic() < end:
-        first = chance.randrange(300)
-        cache.put_many([chunk(n, 4096 * (n % 60) + 1) for n in range(first, first + 4)])
-        number = chance.randrange(300)
-        with cache.snapshot() as snapshot:
-            view = snapshot.find(chunk(number, 0)[0])
-            if view is not None:
-                assert view == chunk(number, 4096 * (number % 60) + 1)[1], number
-            if chance.random() < 0.1:
-                cache.put_many([chunk(chance.randrange(300), 1)][:0])
-                time.sleep(0.02)
-                assert view is None or view == chunk(number, 4096 * (number % 60) + 1)[1], number
-    stats = cache.stats()
-    assert stats.errors == stats.replaced == stats.damaged == 0, stats
-    print(stats.evicted, flush=True)
-"""
-
-
-def run(program: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PREAMBLE + program, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def test_processes_that_evict_at_once_agree(tmp_path: Path) -> None:
-    running = [run(CHURN, tmp_path, seed, 4) for seed in range(3)]
-    sizes = []
-    while any(process.poll() is None for process in running):
-        if (tmp_path / "data.mdb").exists():
-            sizes.append((tmp_path / "data.mdb").stat().st_size)
-        time.sleep(0.05)
-    outputs = [process.communicate()[0].split() for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sum(int(output[-1]) for output in outputs) > 100
-    assert max(sizes) <= SIZE
-
-
-RENEWS = """
-import threading
-held, renewed, seen = [], 0, 0
-with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
-    ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set(), cache.wake()), daemon=True).start()
-    seen = cache.await_shortage(0, 0.0)
-    snapshot = cache.snapshot()
-    print("ready", flush=True)
-    while not ended.is_set():
-        last, seen = seen, cache.await_shortage(seen, 600.0)
-        renewed += seen != last
-        snapshot.release()
-        snapshot = cache.snapshot()
-    snapshot.release()
-    print(renewed, flush=True)
-"""
-
-
-def test_readers_of_other_processes_are_asked_to_go(cache: ChunkCache) -> None:
-    other = run(RENEWS, cache.directory)
-    assert other.stdin is not None and other.stdout is not None
-    assert other.stdout.readline() == "ready\n"
-    deadline = time.monotonic() + 120
-    stored = number = 0
-    while stored < 150:  # five times what the cache holds
-        assert time.monotonic() < deadline
-        stored += cache.put_many([chunk(number, LARGE)])
-        number += 1
-    assert int(other.communicate("")[0]) > 2
-
-
-MIXED = """
-chance = random.Random(int(sys.argv[2]))
-kept = {chunk(n, 0)[0] for n in range(4)}
-with ChunkCache(Path(sys.argv[1]), size_limit=16 << 20) as cache:
-    cache._environment.pins.is_pinned = lambda: kept.__contains__
-    print("ready", flush=True)
-    end = time.monotonic() + float(sys.argv[3])
-    while time.monotonic() < end:
-        if chance.random() < 0.4:
-            first = chance.randrange(100, 900)
-            size = chance.choice([900, 5000, 60_000, 300_000])
-            cache.put_many([chunk(n, size) for n in range(first, first + chance.choice([1, 4, 12]))])
-        else:
-            with cache.snapshot() as snapshot:
-                snapshot.find(chunk(chance.randrange(900), 0)[0])
-                time.sleep(chance.choice([0.0, 0.01, 0.3]))
-    stats = cache.stats()
-    assert stats.errors == stats.replaced == stats.damaged == 0, stats
-    assert not cache.full
-    print(stats.evicted, stats.stored, flush=True)
-"""
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_slow_readers_beside_writers_cost_neither_the_content_nor_the_bound(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
-) -> None:
-    """Three processes, each of which stores, evicts, and holds snapshots that nobody can end."""
-    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
-        pin_all_of(cache, {name(number) for number in range(4)})
-        cache.put_many(chunks(4, LARGE))
-        number = 1000
-        while cache.stats().evicted == 0:
-            cache.put_many([chunk(number, 60_000)])
-            number += 1
-        running = [run(MIXED, tmp_path, 10 * seed + each, 3) for each in range(3)]
-        while any(process.poll() is None for process in running):
-            stats = cache.stats()
-            assert stats.file <= SIZE and (tmp_path / "data.mdb").stat().st_size <= SIZE
-            assert stats.used > SIZE // 2, "more went than was needed"
-            assert there(cache, 4) == set(range(4))
-            time.sleep(0.02)
-        outputs = [process.communicate()[0].split() for process in running]
-        assert [process.returncode for process in running] == [0, 0, 0]
-        evicted, stored = (sum(int(each[at]) for each in outputs) for at in (1, 2))
-        assert stored > 100 and evicted > 50
-        deadline = time.monotonic() + 30
-        in_turn = 0
-        while in_turn < 40:  # nobody holds anything now
-            assert time.monotonic() < deadline
-            in_turn = in_turn + 1 if cache.put_many([chunk(number, LARGE)]) else 0
-            number += 1
-        assert there(cache, 4) == set(range(4))
-    assert caplog.text == ""
-
-
-def killed(program: str, delay: float, *arguments: object) -> None:
-    process = run(program, *arguments)
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-def test_sigkill_while_evicting_needs_no_repair(tmp_path: Path) -> None:
-    for seed in range(6):
-        killed(CHURN, 0.3 + 0.1 * seed, tmp_path, seed, 60)
-        with ChunkCache(tmp_path, size_limit=SIZE) as cache:
-            for number in range(300):
-                with cache.snapshot() as snapshot:
-                    view = snapshot.find(name(number))
-                    assert view is None or view == chunk(number, 4096 * (number % 60) + 1)[1]
-            for number in range(1000, 1040):
-                assert cache.put_many([chunk(number, LARGE)]) == 1
-            assert cache.stats().errors == cache.stats().damaged == 0
-    assert not list(tmp_path.glob("*bad*"))
-
-
-SHRINK = """
-from zerofs.cache import compaction
-before = compaction._copy
-def slow(old, new, chosen):
-    for row in chosen:
-        before(old, new, [row])
-        print("copied", flush=True)
-        time.sleep(0.05)
-compaction._copy = slow
-ChunkCache(Path(sys.argv[1]), size_limit=8 << 20)
-"""
-
-
-def test_sigkill_while_shrinking_leaves_the_old_file(tmp_path: Path) -> None:
-    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
-        cache.put_many(chunks(24, LARGE))
-    killed(SHRINK, 0.2, tmp_path)
-    assert (tmp_path / "data.mdb.compacting").exists()
-    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
-        assert contents(cache, 24) == chunks(24, LARGE)
-    assert not (tmp_path / "data.mdb.compacting").exists()
-
-
-def test_a_long_compaction_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerofs.cache.directory.DOOR_WAIT", 0.5)
-    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
-        cache.put_many(chunks(24, LARGE))
-    process = run(SHRINK.replace("0.05", "0.15"), tmp_path)
-    assert process.stdout is not None
-    process.stdout.readline()
-    with ChunkCache(tmp_path, size_limit=SIZE) as cache:
-        assert cache.has_many([name(23)]) == [True]
-    assert process.wait(60) == 0

@@ -194,12 +194,10 @@ class Writer:
             # may be the readers nothing goes: they would keep that, too, and the whole cache be gone for nothing.
             if self._waits and not self.evictor.evict(mapped, more << self._waits):
                 return False
-            self._waits += 1
             return self._await_readers(mapped)
         try:
             freed = self.evictor.evict(mapped, lacking + more)
         except lmdb.MapFullError:  # readers keep what deletions live from
-            self._waits += 1
             return self._await_readers(mapped)
         if freed < lacking and self.evictor.exhausted:
             self._say_full(room)
@@ -214,6 +212,7 @@ class Writer:
 
     def _await_readers(self, mapped: Mapped) -> bool:
         """Ask the readers of all processes to end their snapshots; whether they have, after a moment."""
+        self._waits += 1
         if time.monotonic() < self._patient_from:
             return False
         mapped.env.reader_check()

@@ -198,11 +198,12 @@ class Fetcher:
         with self._lock:
             for chunk, done in wanted:
                 name = name_of(chunk)
-                flight = self._flight_ahead(chunk, name, done)
-                if self._flights.is_needless(chunk, name) or not self._flights.launch_ahead(flight):
-                    needless.append(done)
-                else:
+                if not self._flights.is_needless(chunk, name) and self._flights.launch_ahead(
+                    self._flight_ahead(chunk, name, done)
+                ):
                     launched += 1
+                else:
+                    needless.append(done)
         for done in needless:
             done(None, None)
         return launched

@@ -1,15 +1,17 @@
 """The chunks of a flist in batches, as large as a store is asked for at once.
 
-Role: what `store copy` and `store check` hand to the threads of a pool.
+Role: how `store copy` and `store check` go over all of them, in the threads of a pool.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
+from zerofs.pack.pool import Pool
+from zerofs.pack.progress import Progress
 
 BATCH_BYTES = 4 << 20  # plain bytes
 BATCH_CHUNKS = 256
@@ -27,3 +29,24 @@ def batches(index: Index) -> Iterator[list[Chunk]]:
             if size >= BATCH_BYTES:
                 break
         yield batch
+
+
+def in_batches(
+    index: Index, work: Callable[[list[Chunk]], object], progress: Progress, *, workers: int
+) -> None:
+    """Have `work` done on all batches, by `workers` threads.  Raises its first error."""
+
+    def step(batch: list[Chunk]) -> None:
+        work(batch)
+        progress.advance(files=len(batch), size=size_of(batch))
+
+    numbers = range(index.chunk_count)
+    progress.expect(files=len(numbers), size=sum(index.chunk(number).size for number in numbers))
+    with Pool(workers) as pool:
+        for batch in batches(index):
+            pool.submit(lambda batch=batch: step(batch))  # type: ignore[misc]
+
+
+def size_of(batch: list[Chunk]) -> int:
+    """Plain bytes."""
+    return sum(chunk.size for chunk in batch)

@@ -14,9 +14,8 @@ from zerofs.chunk.codec import decode
 from zerofs.errors import StoreRefusedError, StoreUnreachableError, ZerofsError
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
-from zerofs.pack.batches import batches
+from zerofs.pack.batches import in_batches, size_of
 from zerofs.pack.patience import told_when_late
-from zerofs.pack.pool import Pool
 from zerofs.pack.progress import Progress
 from zerofs.store.base import Payload
 from zerofs.store.router import Router
@@ -66,17 +65,11 @@ def check_chunks(
         for error in errors.values():
             if isinstance(error, StoreUnreachableError | StoreRefusedError):
                 raise error
-        size = sum(chunk.size for chunk in batch)
         with lock:
             checked.chunks += len(batch)
-            checked.size += size
+            checked.size += size_of(batch)
             checked.payload_size += sum(sizes.values())
             checked.lacking.update(errors)
-        progress.advance(files=len(batch), size=size)
 
-    numbers = range(index.chunk_count)
-    progress.expect(files=len(numbers), size=sum(index.chunk(number).size for number in numbers))
-    with Pool(workers) as pool:
-        for batch in batches(index):
-            pool.submit(lambda batch=batch: check(batch))  # type: ignore[misc]
+    in_batches(index, check, progress, workers=workers)
     return checked

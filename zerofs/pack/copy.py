@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from zerofs.chunk.codec import decode
 from zerofs.flist.index import Index
 from zerofs.flist.model import Chunk
-from zerofs.pack.batches import batches
+from zerofs.pack.batches import in_batches, size_of
 from zerofs.pack.contents import fetch
-from zerofs.pack.pool import Pool
 from zerofs.pack.progress import Progress
 from zerofs.store.base import Payload
 from zerofs.store.ranged import RangedStores
@@ -60,19 +59,13 @@ def copy_chunks(
         wanted = [chunk for chunk in batch if chunk.id in lacking]
         payloads = fetch(source, wanted, timeout, take)
         destination.put_many([(chunk.id, payload) for chunk, payload in zip(wanted, payloads, strict=True)])
-        size = sum(chunk.size for chunk in batch)
         with lock:
             copied.chunks += len(batch)
-            copied.size += size
+            copied.size += size_of(batch)
             copied.present += len(batch) - len(wanted)
             copied.sent += len(wanted)
             copied.sent_size += sum(map(len, payloads))
-        progress.advance(files=len(batch), size=size)
 
     destination.check()
-    numbers = range(index.chunk_count)
-    progress.expect(files=len(numbers), size=sum(index.chunk(number).size for number in numbers))
-    with Pool(workers) as pool:
-        for batch in batches(index):
-            pool.submit(lambda batch=batch: copy(batch))  # type: ignore[misc]
+    in_batches(index, copy, progress, workers=workers)
     return copied
