@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support.sandbox import Sandbox
 from zerofs.errors import BackendError, MountError
 from zerofs.mount import mountinfo
 from zerofs.mount._linux import MS_RDONLY, mount
-from zerofs.mount.backend import open_backend
+from zerofs.mount.backend import open_backend, sweep
 from zerofs.mount.unmount import unmount
 
 
@@ -183,3 +184,31 @@ def test_private_backends_of_killed_processes_are_taken_away(sandbox: Sandbox, t
         assert not left.exists()
         assert living.path.exists()
     assert os.listdir(base) == ["ca"]
+
+
+def test_what_is_just_being_made_or_taken_away_is_no_dead_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mounts that start and end at once sweep each other's places; nobody died."""
+    base = tmp_path / "base"
+
+    def start_and_end() -> None:
+        for _ in range(200):
+            with open_backend(None, union=False, base=base) as backend:
+                assert os.stat(backend.lock).st_ino == backend.path.stat().st_ino
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(start_and_end) for _ in range(4)]:
+            done.result()
+    assert caplog.messages == []
+
+
+def test_an_empty_place_is_taken_away_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mount-empty").mkdir()
+    (tmp_path / "mount-full").mkdir()
+    (tmp_path / "mount-full/ro").mkdir()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.messages == [f"{tmp_path / 'mount-full'}: taking away the backend of a dead process"]

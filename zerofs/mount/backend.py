@@ -326,10 +326,12 @@ def sweep(base: Path = DEFAULT) -> None:
         except OSError:
             continue  # another user's, or gone meanwhile
         try:
-            if os.fstat(fd).st_uid == os.geteuid() and _try_lock(fd):
+            if os.fstat(fd).st_uid != os.geteuid() or not _try_lock(fd) or os.fstat(fd).st_nlink == 0:
+                continue
+            if any(path.iterdir()):  # else its maker is about to lock it, or died before there was anything
                 logger.warning("%s: taking away the backend of a dead process", path)
                 _clear(Backend(path, fd, private=True, layers=path / _MEMORY))
-                _remove_private(path)
+            _remove_private(path)
         except (BackendError, MountError) as error:
             logger.warning("cannot take away the backend of a dead process: %s", reason_of(error))
         finally:
