@@ -258,6 +258,8 @@ def test_a_mount_of_somebody_else(image: Image, mounted: Mounted, sandbox: Sandb
     assert done.returncode == 5 and "belongs to user root" in done.stderr
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{mount.target} belongs to user root" in listed.stdout
+    exposed = subprocess.run([*command, "--prometheus"], capture_output=True, text=True, check=True)
+    assert str(mount.target) not in exposed.stdout  # neither up nor down
 
 
 def test_where_the_sockets_of_users_lie(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,8 @@ def _expose(target: Path | None) -> int:
 
     inquiry.sweep()
     if target is None:
-        answers = list(inquiry.everything())
+        # those of others may fare well: nothing is said of them, as "down" would raise an alarm
+        answers = [answer for answer in inquiry.everything() if inquiry.may_ask(answer.mount)]
     else:
         mount = inquiry.find(target)
         answers = [inquiry.Answer(mount, inquiry.ask(mount))]

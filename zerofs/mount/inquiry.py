@@ -131,6 +131,11 @@ def mounts() -> list[Served]:
     return list(found.values())
 
 
+def may_ask(mount: Served) -> bool:
+    """Whether this user gets an answer from `mount` at all."""
+    return os.geteuid() in (0, mount.owner)
+
+
 def sweep() -> None:
     """Remove the sockets that killed processes of this user left."""
     with controlplace.opened_directories(os.geteuid()) as directories:
@@ -163,7 +168,7 @@ def _try(mount: Served) -> Answer:
 
 
 def _check_owner(mount: Served) -> None:
-    if mount.owner != os.geteuid() != 0:
+    if not may_ask(mount):
         owner = user_name(mount.owner)
         raise MountError(
             f"the mount at {mount.target} belongs to {owner}", hint="ask as that user, or as root"
