@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.mounts import mounts_below
 from zerofs.bench.soak.cache import Watched, fsck
+from zerofs.bench.soak.command import run
 from zerofs.bench.soak.outcome import Outcome
 from zerofs.bench.soak.reader import Readings
 from zerofs.bench.soak.tree import differences, make_tree
@@ -17,6 +18,7 @@ from zerofs.cache.lmdb import ChunkCache
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 QUIET = Readings(1, 1, 1, {}, [], 0, 0, 0, 0.1)
+QUIET_CACHE = Watched(bound=8, file=8, used=8, evicted=1)
 
 
 @root
@@ -53,7 +55,20 @@ def test_a_cache_beyond_its_bound_or_damaged_fails_it():
         {"cache_damage": ["00: damaged"]},
     ):
         assert Outcome(1, "fast", False, 5.0, **more).failed
-    assert not Outcome(1, "fast", False, 5.0, cache=Watched(bound=8, file=8, used=8, evicted=1)).failed
+    assert not Outcome(1, "fast", False, 5.0, cache=QUIET_CACHE).failed
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_log_of_a_run_that_failed_is_left(lost, tmp_path, monkeypatch, capsys):
+    def soak(workdir, settings, *_):
+        (workdir / "mount.log").write_text("why")
+        return Outcome(settings.seed, "fast", True, 5.0, cache=QUIET_CACHE, lost=lost)
+
+    monkeypatch.setattr("zerofs.bench.soak.command.soak", soak)
+    assert run(["--workdir", str(tmp_path), "--json"]) == lost
+    left = list(tmp_path.iterdir())
+    assert [(place / "mount.log").read_text() for place in left] == ["why"] * lost
+    assert all(str(place) in capsys.readouterr().err for place in left)
 
 
 def test_fsck_tells_of_what_has_rotted(tmp_path):

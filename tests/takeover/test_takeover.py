@@ -57,6 +57,23 @@ def test_killed_again_and_again_under_readers(
     assert mount.process.stop() == 0
 
 
+def test_deaths_with_a_server_in_between_that_served_well_are_not_in_a_row(
+    image: Image, supervised: Mount
+) -> None:
+    """Each upgrade lets a sound server go, and its successor is killed at once."""
+    mount = supervised(image)
+    for _ in range(6):
+        time.sleep(0.7)
+        count = mount.process.log().count("has taken over")
+        os.kill(json.loads(mount.upgrade().stdout)["server"], signal.SIGKILL)
+        # the successor, and who stands in for it
+        eventually(
+            lambda count=count: mount.process.log().count("has taken over") > count + 1, "the takeover"
+        )
+    mount.check()
+    assert mount.process.stop() == 0
+
+
 def test_upgraded_under_readers(
     image: Image, supervised: Mount, readers: Callable[[Supervised], Readers]
 ) -> None:

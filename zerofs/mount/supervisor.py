@@ -231,6 +231,8 @@ class _Supervisor:
         self._holding.count_takeover()
         if server is self._next:
             assert self._serving is not None
+            if not self._serving.is_quick:
+                self._deaths = 0  # those before it were another row
             self._serving.tell("leave")
             self._gone.append(self._serving)
             self._serving, self._next = server, None

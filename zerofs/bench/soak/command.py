@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from zerofs.bench.numbers import above_zero
@@ -63,7 +64,11 @@ def build_parser() -> Parser:
     )
     add("--unsupervised", action="store_true", help="without a supervisor, where there could be one")
     add("--workdir", type=Path, default=Path("/var/tmp"), help="a place on a disk (%(default)s)")
-    add("--keep", action="store_true", help="leave the working directory, with the log of the mount")
+    add(
+        "--keep",
+        action="store_true",
+        help="leave the working directory, with the log of the mount, in any case",
+    )
     add("--json", action="store_true", help="JSON instead of the tables")
     return parser
 
@@ -82,11 +87,12 @@ def run(argv: Sequence[str]) -> int:
         supervised=False if arguments.unsupervised else None,
     )
     print(f"seed {seed}", file=sys.stderr, flush=True)
-    with interruptible(), _workplace(arguments) as workdir:
+    with interruptible(), _workplace(arguments) as workplace:
         if arguments.kills is not None:
-            outcome = kills(workdir, settings, arguments.kills, _progress())
+            outcome = kills(workplace.directory, settings, arguments.kills, _progress())
         else:
-            outcome = soak(workdir, settings, arguments.minutes, _progress())
+            outcome = soak(workplace.directory, settings, arguments.minutes, _progress())
+        workplace.keep |= outcome.failed
     _publish(outcome, as_json=arguments.json)
     return int(outcome.failed)
 
@@ -100,18 +106,25 @@ def _publish(outcome: Outcome, *, as_json: bool) -> None:
         print_outcome(outcome)
 
 
+@dataclass
+class _Workplace:
+    directory: Path
+    keep: bool
+
+
 @contextmanager
-def _workplace(arguments: argparse.Namespace) -> Iterator[Path]:
+def _workplace(arguments: argparse.Namespace) -> Iterator[_Workplace]:
     """A directory of its own; removed at the end, but never through a mount that would not go."""
     if not arguments.workdir.is_dir():
         raise BackendError(f"{arguments.workdir} is not a directory", hint="name another with --workdir")
     directory = Path(tempfile.mkdtemp(prefix="zerofs-soak-", dir=arguments.workdir)).resolve()
+    workplace = _Workplace(directory, arguments.keep)
     try:
-        yield directory
+        yield workplace
     finally:
-        if not arguments.keep and not any(
-            each.target.startswith(f"{directory}/") for each in mountinfo.read()
-        ):
+        if workplace.keep:
+            print(f"the log of the mount is in {directory}", file=sys.stderr)
+        elif not any(each.target.startswith(f"{directory}/") for each in mountinfo.read()):
             shutil.rmtree(directory)
 
 
