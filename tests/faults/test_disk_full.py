@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.support import LARGE, chunk, contents
 from tests.faults.conftest import counted
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import MountProcess, Sandbox
 from zerofs.bench.soak.disk import SmallDisk
+from zerofs.cache.datafile import Mapped
+from zerofs.cache.environment import Environment
+from zerofs.cache.lmdb import ChunkCache
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
@@ -83,6 +87,44 @@ def test_a_cache_whose_disk_is_full_or_fills_up(
     assert counted(sandbox, mounted, "cache")["errors"] > 1
     assert mounted.log().count("WARNING") == 1
     assert mounted.stop() == 0  # before its disk
+
+
+def test_a_disk_that_is_full_and_one_that_takes_a_part_are_said_once(
+    disk: SmallDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LMDB has another error for either."""
+    monkeypatch.setattr("zerofs.cache.environment.PAUSE", 0.0)
+    causes: list[str] = []
+    trouble = Environment.trouble
+
+    def noted(self: Environment, mapped: Mapped, error: Exception) -> None:
+        causes.append(str(error).rpartition(": ")[2])
+        trouble(self, mapped, error)
+
+    monkeypatch.setattr(Environment, "trouble", noted)
+    with ChunkCache(disk.path / "cache", size_limit=64 << 20) as cache:
+        disk.fill()
+        assert cache.put_many([chunk(1, LARGE)]) == 0
+        disk.empty()
+        assert cache.put_many([chunk(1, LARGE)]) == 1
+        space = os.statvfs(disk.path)
+        (disk.path / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - LARGE // 2))
+        assert cache.put_many([chunk(2, LARGE)]) == 0
+        disk.empty()
+        assert contents(cache, 3) == [chunk(1, LARGE)]
+    assert causes == [os.strerror(errno.ENOSPC), os.strerror(errno.EIO)]
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [os.strerror(errno.ENOSPC)]
+
+
+def test_what_a_disk_took_in_part_is_no_error_of_the_disk(
+    disk: SmallDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ChunkCache(disk.path / "cache", size_limit=64 << 20) as cache:
+        assert cache.put_many([chunk(1, LARGE)]) == 1
+        space = os.statvfs(disk.path)
+        (disk.path / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - LARGE // 2))
+        assert cache.put_many([chunk(2, LARGE)]) == 0
+    assert caplog.messages == [f"cache {disk.path / 'cache'}: not used for now: {os.strerror(errno.ENOSPC)}"]
 
 
 def test_a_cache_that_evicts_on_a_full_disk(

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_MAP = 1 << 20  # bytes; below this there is no room for a chunk and the trees
 MOST_REPLACEMENTS = 3  # per process; a disk that spoils file after file is left alone
 PAUSE = 10.0  # seconds without writes after the disk refused one
+_FULL = 1 << 20  # bytes; of a disk that has less to give it is said that it is full
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _BROKEN = (
@@ -105,12 +106,24 @@ class Environment:
             self.replace(mapped, f"data.mdb is damaged ({error})")
             return
         self.errors += 1
+        kind = "disk"  # all its errors: a disk that fills up answers EIO to what it takes in part, and then ENOSPC
         if isinstance(error, lmdb.ReadersFullError):
+            kind = "readers"
             with contextlib.suppress(lmdb.Error):
                 mapped.env.reader_check()
         else:
             self._resume_writes = time.monotonic() + PAUSE
-        self.warn_once(type(error).__name__, f"not used for now: {error}")
+        self.warn_once(kind, f"not used for now: {self._reason(error)}")
+
+    def _reason(self, error: Exception) -> str:
+        """In words; LMDB calls it an input/output error when a disk that is full takes a part of what is written."""
+        reason = reason_of(error)
+        if reason.endswith(os.strerror(errno.EIO)):
+            with contextlib.suppress(OSError):
+                disk = os.statvfs(self.path)
+                if disk.f_bavail * disk.f_frsize < _FULL:
+                    return os.strerror(errno.ENOSPC)
+        return reason
 
     def lost_page(self, mapped: Mapped) -> None:
         """A page of the trees cannot be had: nothing that was read since it was touched can be trusted."""
