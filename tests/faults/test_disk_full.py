@@ -110,8 +110,7 @@ def test_a_disk_that_is_full_and_one_that_takes_a_part_are_said_once(
         assert cache.put_many([chunk(1, LARGE)]) == 0
         disk.empty()
         assert cache.put_many([chunk(1, LARGE)]) == 1
-        space = os.statvfs(disk.path)
-        (disk.path / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - LARGE // 2))
+        disk.fill(leave=LARGE // 2)
         assert cache.put_many([chunk(2, LARGE)]) == 0
         disk.empty()
         assert contents(cache, 3) == [chunk(1, LARGE)]
@@ -124,8 +123,7 @@ def test_what_a_disk_took_in_part_is_no_error_of_the_disk(
 ) -> None:
     with ChunkCache(disk.path / "cache", size_limit=64 << 20) as cache:
         assert cache.put_many([chunk(1, LARGE)]) == 1
-        space = os.statvfs(disk.path)
-        (disk.path / "filler").write_bytes(bytes(space.f_bavail * space.f_frsize - LARGE // 2))
+        disk.fill(leave=LARGE // 2)
         assert cache.put_many([chunk(2, LARGE)]) == 0
     assert caplog.messages == [f"cache {disk.path / 'cache'}: not used for now: {os.strerror(errno.ENOSPC)}"]
 

@@ -223,6 +223,11 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
+def _take(fd: int) -> bool:
+    """Lock a private backend; False where somebody else has it, or has taken it away since it was opened."""
+    return _try_lock(fd) and os.fstat(fd).st_nlink > 0
+
+
 def _busy(path: Path) -> MountError:
     holder = mountinfo.top(path / "ro")
     server = f" by process {holder.server}" if holder is not None and holder.server is not None else ""
@@ -263,7 +268,7 @@ def _open_private(base: Path, rw_size: int | None, *, union: bool) -> Backend:
             if isinstance(error.__cause__, FileNotFoundError):
                 continue  # another process swept it in between
             raise
-        if _try_lock(lock) and os.fstat(lock).st_nlink > 0:
+        if _take(lock):
             break
         os.close(lock)
     layers = path / _MEMORY if union else path
@@ -326,7 +331,7 @@ def sweep(base: Path = DEFAULT) -> None:
         except OSError:
             continue  # another user's, or gone meanwhile
         try:
-            if os.fstat(fd).st_uid != os.geteuid() or not _try_lock(fd) or os.fstat(fd).st_nlink == 0:
+            if os.fstat(fd).st_uid != os.geteuid() or not _take(fd):
                 continue
             if any(path.iterdir()):  # else its maker is about to lock it, or died before there was anything
                 logger.warning("%s: taking away the backend of a dead process", path)

@@ -19,10 +19,10 @@ class SmallDisk:
         path.mkdir()
         host.command("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "zerofs-soak", path)
 
-    def fill(self) -> None:
-        """Leave not one block, though others write meanwhile."""
+    def fill(self, leave: int = 0) -> None:
+        """Leave `leave` bytes (whole blocks; none: not one block), though others write meanwhile."""
         with self._filler.open("ab") as file:
-            while free := self._free():
+            while (free := self._free() - leave) > 0:
                 try:
                     os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END) + free)
                 except OSError as error:
