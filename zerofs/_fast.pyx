@@ -13,7 +13,7 @@ and decides no policy.  One extension, a file for each idea:
 - ``fast/lmdbcheck.pxi``: whether their pages fit together;
 - ``fast/chunks.pxi``: cached chunks, found by number;
 - ``fast/touches.pxi``: what readers want for the first time, told to the prefetcher;
-- ``fast/lingering.pxi``: names that a live swap replaced while the kernel knows the old node;
+- ``fast/lingering.pxi``: names that a live swap replaced while somebody may hold the old node;
 - ``fast/operations.pxi``: the file system operations that llfuse calls (`Operations`);
 - ``fast/wire.pxi``: the kernel's own protocol: structs, limits, the shape of requests;
 - ``fast/channel.pxi``: what is agreed on with the kernel, and answers to it (`Channel`);
@@ -52,7 +52,6 @@ cdef extern from "xxtea.h" nogil:
 
 # atomics; what else is in there is declared in wire.pxi and views.pxi
 cdef extern from "fuse_wire.h" nogil:
-    void zerofs_count(uint32_t *place, int32_t change) noexcept
     uint32_t zerofs_load(const uint32_t *place) noexcept
     void zerofs_store(uint32_t *place, uint32_t value) noexcept
     void zerofs_tally(uint64_t *place, uint64_t more) noexcept

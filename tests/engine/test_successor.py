@@ -100,25 +100,26 @@ def test_goes_on_as_was_agreed_with_another(index: Index, chunks: Chunks) -> Non
     second.close()
 
 
-def test_counts_what_the_kernel_holds_across_engines() -> None:
-    """A name that a swap replaced lingers as long as the kernel knows its node, whoever told the kernel of it."""
-    old = Index.anonymous(compile_flist(TreeReader({"a": file("old"), "b": file("b")})))
-    tree = Index.anonymous(compile_flist(TreeReader({"a": file("new"), "b": file("other")})))
-    grafted = graft(old, tree)
-    new = Index.anonymous(grafted.tables)
-    counts = os.memfd_create("counts")
-    held = old.resolve(b"a")
-    assert held is not None
-    first = Kernel(old.map, counts=counts)
+def test_names_go_on_lingering_unless_they_were_released() -> None:
+    """A name that once led to its new node never leads to the old one again, whatever was handed over before."""
+    trees = [{"a": file(text), "b": file(text)} for text in ("old", "new", "newest")]
+    old, new, newest = (Index.anonymous(compile_flist(TreeReader(tree))) for tree in trees)
+    first_graft = graft(old, new)
+    middle = Index.anonymous(first_graft.tables)
+    second_graft = graft(middle, newest)
+    last = Index.anonymous(second_graft.tables)
+    released = os.memfd_create("released")
+    first = Kernel(old.map, released=released)
     first.init()
-    first.lookup(1, b"a")
+    first.engine.swap(middle.map, 0, first_graft.replaced)
+    first.engine.lingering.release((0, b"a"), 0)
+    handed_over = [*first.engine.lingering.nodes(), *second_graft.replaced]
+    first.engine.swap(last.map, 0, second_graft.replaced)
+    first.engine.lingering.release((0, b"b"), 0)
     first.close()
-    second = Kernel(new.map, counts=counts, replaced=grafted.replaced)
-    assert second.engine.lingering_names() == [(0, b"a")]
-    assert second.engine.lingering_nodes() == [((0, b"a"), held)]
-    assert ENTRY.unpack_from(second.lookup(1, b"a").body)[0] == held + 1
-    second.engine.forgotten(held)  # counted twice by now, and known to nobody
-    assert second.engine.lingering_names() == []
-    assert ENTRY.unpack_from(second.lookup(1, b"a").body)[0] != held + 1
+    second = Kernel(last.map, released=released, replaced=handed_over)
+    assert second.engine.lingering.nodes() == [((0, b"a"), node(middle, "a") - 1)]
+    assert ENTRY.unpack_from(second.lookup(1, b"a").body)[0] == node(middle, "a")
+    assert ENTRY.unpack_from(second.lookup(1, b"b").body)[0] == node(last, "b")
     second.close()
-    os.close(counts)
+    os.close(released)

@@ -7,9 +7,19 @@ import struct
 import threading
 import time
 
-from tests.engine.kernel import BATCH_FORGET, ENTRY, FORGET, READ, STATFS, Kernel, read_in
+from tests.engine.kernel import (
+    BATCH_FORGET,
+    ENTRY,
+    FORGET,
+    READ,
+    READDIRPLUS,
+    STATFS,
+    Kernel,
+    dirents,
+    read_in,
+)
 from tests.engine.support import FOREVER, TREE, Chunks, node
-from tests.index.trees import TreeReader, file
+from tests.index.trees import Tree, TreeReader, file
 from zerofs.flist.compile import compile_flist
 from zerofs.flist.graft import graft
 from zerofs.flist.index import Index
@@ -26,41 +36,84 @@ def test_swap(kernel: Kernel, index: Index, chunks: Chunks) -> None:
     grafted = graft(index, tree)
     after = Index.anonymous(grafted.tables)
     kernel.engine.swap(after.map, after.total_size, grafted.replaced)
-    assert kernel.engine.lingering_names() == [(0, b"big")]
+    lingering = kernel.engine.lingering
+    assert lingering.nodes() == [((0, b"big"), old - 1)]
     held = ENTRY.unpack_from(kernel.lookup(1, b"big").body)
-    assert (held[0], held[2]) == (old, 0)  # still the old node, and asked for again each time
+    assert (held[0], held[2]) == (old, FOREVER)  # still the old node
     assert ENTRY.unpack_from(kernel.lookup(1, b"fresh").body)[0] == node(after, "fresh")
     assert kernel.read(old, 0, 4096).body == before
-    kernel.send(FORGET, old, struct.pack("<Q", 1))  # of two lookups
-    kernel.ask(STATFS)
-    assert kernel.engine.lingering_names() == [(0, b"big")]
-    kernel.send(FORGET, old, struct.pack("<Q", 1))
-    kernel.ask(STATFS)
-    assert kernel.engine.lingering_names() == []
+    lingering.release((0, b"big"), lingering.lookups((0, b"big")))
+    assert lingering.nodes() == []
     new = ENTRY.unpack_from(kernel.lookup(1, b"big").body)
     assert (new[0], new[2]) == (node(after, "big"), FOREVER) and new[0] != old
 
 
-def test_names_that_the_kernel_never_knew_do_not_linger(kernel: Kernel, index: Index) -> None:
-    tree = Index.anonymous(compile_flist(TreeReader({"big": file("other")})))
-    grafted = graft(index, tree)
+def swap(kernel: Kernel, index: Index, tree: Tree) -> Index:
+    """Lay `tree` over `index`, which is served; what is served then."""
+    grafted = graft(index, Index.anonymous(compile_flist(TreeReader(tree))))
     after = Index.anonymous(grafted.tables)
     kernel.engine.swap(after.map, after.total_size, grafted.replaced)
-    assert kernel.engine.lingering_names() == []
+    return after
+
+
+def test_a_name_that_was_looked_up_meanwhile_is_not_released(kernel: Kernel, index: Index) -> None:
+    """The answer may be under way to a kernel that just said that it does not know the node."""
+    after = swap(kernel, index, {"big": file("other")})
+    place, lingering = (0, b"big"), kernel.engine.lingering
+    seen = lingering.lookups(place)
+    assert ENTRY.unpack_from(kernel.lookup(1, b"big").body)[0] == node(index, "big")
+    assert kernel.lookup(1, b"bin").error == 0, "another one that lingers"
+    lingering.release(place, seen)
+    assert ENTRY.unpack_from(kernel.lookup(1, b"big").body)[0] == node(index, "big")
+    lingering.release(place, lingering.lookups(place))
+    assert ENTRY.unpack_from(kernel.lookup(1, b"big").body)[0] == node(after, "big")
+    assert lingering.any
+
+
+def test_a_name_that_is_gone_lingers_too(kernel: Kernel, index: Index) -> None:
+    swap(kernel, index, {"big": file("other")})
+    lingering = kernel.engine.lingering
+    assert ENTRY.unpack_from(kernel.lookup(1, b"bin").body)[0] == node(index, "bin")
+    lingering.release((0, b"bin"), lingering.lookups((0, b"bin")))
     assert ENTRY.unpack_from(kernel.lookup(1, b"bin").body)[0] == 0
 
 
-def test_batch_forget(kernel: Kernel, index: Index) -> None:
-    names = [name for name, _ in index.children(0)]
-    for name in names:
-        kernel.lookup(1, name)
-    forgets = b"".join(struct.pack("<QQ", row + 1, 1) for _, row in index.children(0))
-    kernel.send(BATCH_FORGET, 0, struct.pack("<II", len(names), 0) + forgets)
-    kernel.ask(STATFS)
-    empty = Index.anonymous(compile_flist(TreeReader({})))
-    grafted = graft(index, empty)
-    kernel.engine.swap(Index.anonymous(grafted.tables).map, 0, grafted.replaced)
-    assert kernel.engine.lingering_names() == []
+def test_a_name_that_is_replaced_twice_leads_to_the_first_node_and_then_to_the_last(
+    kernel: Kernel, index: Index
+) -> None:
+    second = swap(kernel, index, {"big": file("second")})
+    third = swap(kernel, second, {"big": file("third")})
+    lingering = kernel.engine.lingering
+    assert ENTRY.unpack_from(kernel.lookup(1, b"big").body)[0] == node(index, "big")
+    lingering.release((0, b"big"), lingering.lookups((0, b"big")))
+    assert ENTRY.unpack_from(kernel.lookup(1, b"big").body)[0] == node(third, "big")
+
+
+def test_no_listing_leads_to_a_new_node_while_its_name_lingers(kernel: Kernel, index: Index) -> None:
+    """The kernel would know two nodes of one name."""
+
+    def told() -> dict[bytes, int]:
+        listing = kernel.ask(READDIRPLUS, 1, read_in(0, 4096)).body
+        return {name: entry[0] for name, *_, entry in dirents(listing, plus=True)}
+
+    after = swap(kernel, index, {"big": file("other"), "fresh": file("fresh")})
+    assert told() == {b".": 0, b"..": 0, b"big": 0, b"fresh": 0}
+    lingering = kernel.engine.lingering
+    for place, _ in lingering.nodes():
+        lingering.release(place, 0)
+    assert told() == {b".": 0, b"..": 0, b"big": node(after, "big"), b"fresh": node(after, "fresh")}
+
+
+def test_what_the_kernel_forgets_is_not_counted(kernel: Kernel, index: Index) -> None:
+    """Nobody waits for an answer, and none is given, whatever is in it."""
+    swap(kernel, index, {})
+    nodes = kernel.engine.lingering.nodes()
+    for _, row in nodes:
+        kernel.send(FORGET, row + 1, struct.pack("<Q", 1))
+    kernel.send(BATCH_FORGET, 0, struct.pack("<II", 0xFFFFFFFF, 0))
+    kernel.send(FORGET, 10**9)
+    assert kernel.ask(STATFS).error == 0
+    assert kernel.engine.lingering.nodes() == nodes
 
 
 # -- many at once ----------------------------------------------------------------------------

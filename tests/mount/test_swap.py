@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import MountProcess, Sandbox
+from tests.support.versions import VersionReaders, shown, write_version
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting an overlay takes root")
@@ -77,6 +79,19 @@ def test_swaps_through_the_overlay(mount: MountProcess, backend: Path, pack: Cal
     held.close()
     os.close(inside)
     eventually(lambda: (root / "held").read_text() == "new", "the new file under a name that was held")
+
+
+def test_swaps_under_readers_of_what_is_replaced(
+    mounted: Callable[..., MountProcess], backend: Path, pack: Callable[..., Image], sandbox: Sandbox
+) -> None:
+    """They open, hold and close the same few names all the time: none fails, and none shows an older file again."""
+    images = [pack(f"v{n}", partial(write_version, version=n)) for n in range(4)]
+    mount = mounted(images[0], "--backend", backend, "--reset")
+    with VersionReaders(mount.target, sandbox.path / "stop"):
+        for image in images[1:]:
+            hang_up(mount, backend, image.flist)
+            time.sleep(0.2)
+        eventually(lambda: shown(mount.target) == {3}, "the last version")
 
 
 def test_swaps_again_and_back(mount: MountProcess, backend: Path, pack: Callable[..., Image]) -> None:

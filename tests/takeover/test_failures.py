@@ -25,7 +25,7 @@ CANNOT = {
     "ends": ("import os; os._exit(3)", "ended with status"),
     "is killed": ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
     "knows another index": ("import zerofs.flist.index as index; index.VERSION = 99", "layout 1 is not known"),
-    "knows another state": ("import zerofs.mount.session as s; s.VERSION = 99", "state of the mount is of version 1"),
+    "knows another state": ("import zerofs.mount.session as s; s.VERSION = 99", "state of the mount is of version 2"),
     "fails once it is its turn": (
         "from zerofs.mount.fast_engine import FastEngine as F\n"
         "def fail(self): raise RuntimeError('cannot begin')\n"

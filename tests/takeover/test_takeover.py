@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.mounts import mounted_at, mounts_below
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
-from tests.support.waiting import eventually
+from tests.support.versions import VersionReaders, shown, write_version
+from tests.support.waiting import SECONDS, eventually
 from tests.takeover.conftest import Readers, Supervised, base, hang_up, update
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
@@ -168,6 +171,57 @@ def test_a_server_that_dies_in_a_swap(
     eventually(lambda: "has taken over" in mount.process.log(), "the takeover")
     eventually(lambda: (mount.target / "fresh").exists(), "the new tree")
     eventually(lambda: (mount.target / "held").read_text() == "new", "the new file")
+
+
+def test_swaps_and_deaths_under_readers_of_what_is_replaced(
+    pack: Callable[..., Image], supervised: Mount, sandbox: Sandbox
+) -> None:
+    """They open, hold and close the same few names all the time: none fails, and none shows an older file again."""
+    images = [pack(f"v{n}", partial(write_version, version=n)) for n in range(6)]
+    backend = sandbox.directory("backend")
+    mount = supervised(images[0], "--backend", backend, "--reset")
+    chance = random.Random(11)
+    with VersionReaders(mount.target, sandbox.path / "stop"):
+        for image in images[1:]:
+            hang_up(mount.process.pid, backend, image.flist)
+            time.sleep(chance.random() * 0.1)
+            mount.kill()
+            time.sleep(0.6)  # deaths in quick succession would end the mount
+        eventually(lambda: shown(mount.target) == {5}, "the last version")
+
+
+DIES_WITH_WHAT_THE_KERNEL_FORGETS = """
+import os, select
+from zerofs.mount import flistmount
+forget = flistmount.FlistMount.forget
+def forget_and_die(self, entries, rows):
+    self._engine.halt(1.0)
+    forget(self, entries, rows)
+    channel = self._engine._channel.descriptor
+    waiting = select.poll()
+    waiting.register(channel, select.POLLIN)
+    while waiting.poll(200):
+        if int.from_bytes(os.read(channel, 65536)[4:8], "little") in (2, 42):  # FORGET, BATCH_FORGET
+            os.kill(os.getpid(), 9)
+flistmount.FlistMount.forget = forget_and_die
+"""
+
+
+def test_a_server_that_dies_with_what_the_kernel_forgets(
+    pack: Callable[..., Image], supervised: Mount, sandbox: Sandbox, next_server: Callable[[str], None]
+) -> None:
+    """A FORGET comes once, and is never sent again.  Somebody reads the name all the time."""
+    backend = sandbox.directory("backend")
+    next_server(DIES_WITH_WHAT_THE_KERNEL_FORGETS)
+    mount = supervised(pack("base", base), "--backend", backend, "--reset")
+    next_server("")
+    server, held = mount.server, mount.target / "held"
+    assert held.read_text() == "old, and held open"
+    hang_up(mount.process.pid, backend, pack("update", update).flist)
+    eventually(lambda: not Path(f"/proc/{server}/exe").exists(), "the end of the first server")
+    end = time.monotonic() + SECONDS
+    while held.read_text() != "new":
+        assert time.monotonic() < end, "the old file is still there"
 
 
 def test_the_flist_is_not_needed_again(image: Image, supervised: Mount, sandbox: Sandbox) -> None:

@@ -1,7 +1,7 @@
 # -- answers about nodes: names, attributes, directories --------------------------------------
 #
-# Role: answers everything but reads from the tables of a view, by arithmetic; all of it may be kept by the kernel for
-# ever, but names that linger (see lingering.pxi).
+# Role: answers everything but reads from the tables of a view, by arithmetic.  The kernel may keep all of it for ever: it
+# is told when a swap, or the end of a name that lingers (lingering.pxi), makes it untrue.
 #
 # Threads: any, without the GIL, with the view entered (see views.pxi); there are no locks.  A lookup of a name while
 # some linger takes the GIL.
@@ -33,7 +33,6 @@ cdef void answer_lookup(Channel channel, Lingering lingering, const Tables *tabl
     cdef fuse_entry_out answer
     cdef size_t length = strlen(name)
     cdef int64_t found = -1
-    cdef bint lingers = False
     if not is_directory(tables, row):
         channel.error(unique, ENOTDIR)
         return
@@ -47,7 +46,6 @@ cdef void answer_lookup(Channel channel, Lingering lingering, const Tables *tabl
     answer.entry_valid = FOREVER_SECONDS
     if lingering.any:
         found = lingering.find_for_worker(row, name)
-        lingers = found >= 0
     if found < 0:
         if length == 1 and name[0] == c'.':
             found = row
@@ -56,10 +54,7 @@ cdef void answer_lookup(Channel channel, Lingering lingering, const Tables *tabl
         else:
             found = find_child(tables, row, name, length)
     if found >= 0:
-        lingering.mark(found)
         _fill_entry(tables, found, &answer)
-        if lingers:
-            answer.entry_valid = 0
     channel.data(unique, &answer, sizeof(answer))  # node id 0: the kernel remembers that there is no such name
 
 
@@ -128,7 +123,10 @@ cdef void answer_lseek(Channel channel, const Tables *tables, uint64_t row, uint
 
 cdef void answer_readdir(Channel channel, Lingering lingering, const Tables *tables, uint64_t row, Request *request,
                          char *listing) noexcept nogil:
-    """Entries from the offset on, as many as fit, made in `listing`; 0 and 1 are `.` and `..`."""
+    """Entries from the offset on, as many as fit, made in `listing`; 0 and 1 are `.` and `..`.
+
+    While names linger the kernel learns no nodes from a listing: it has to ask for each name.
+    """
     cdef fuse_read_in *asked = <fuse_read_in *>request.body
     cdef bint plus = request.header.opcode == FUSE_READDIRPLUS
     cdef const NodeRow *node = &tables.nodes[row]
@@ -160,10 +158,9 @@ cdef void answer_readdir(Channel channel, Lingering lingering, const Tables *tab
         memset(listing + used, 0, need)
         entry = <fuse_dirent *>(listing + used)
         if plus:
-            if position >= 2:
+            if position >= 2 and not lingering.any:
                 _fill_entry(tables, target, <fuse_entry_out *>entry)
                 (<fuse_entry_out *>entry).entry_valid = FOREVER_SECONDS
-                lingering.mark(target)
             entry = &(<fuse_direntplus *>entry).dirent
         entry.ino = target + 1
         entry.off = position + 1

@@ -22,7 +22,8 @@ cdef class Engine:
     `observer` is that of `Touches`.  `swap` and `renew` belong to one thread at a time.
 
     A successor takes a channel over on which another engine has answered: it is told what that one had `negotiated`,
-    shares the memory of its `counts` (a descriptor), and goes on with what it had `replaced`.  Requests that the kernel
+    goes on with what it had `replaced`, and shares a file in memory (`released`, a descriptor), in which it noted what
+    of that leads to new nodes by now.  Requests that the kernel
     sends again carry another number than at first (its highest bit is set), and are answered under that one.
     """
 
@@ -32,19 +33,19 @@ cdef class Engine:
     cdef ChunkTable table
     cdef ParkedReads parked
     cdef Touches touches
-    cdef Lingering lingering
+    cdef readonly Lingering lingering
     cdef object report
     cdef uint32_t halted  # threads take no further request
 
     def __cinit__(self, int channel, IndexMap index not None, *, cache, request, report, kill_pending,
-                  uint64_t total_size=0, observer=None, uint64_t negotiated=0, counts=None, replaced=()):
+                  uint64_t total_size=0, observer=None, uint64_t negotiated=0, released=None, replaced=()):
         self.channel = Channel(channel, negotiated)
         self.views = Views()
         self.chunks = CachedChunks(cache)
         self.table = ChunkTable(self.views, self.chunks)
         self.parked = ParkedReads(self.channel, self.views, self.chunks, request, report, kill_pending)
         self.touches = Touches(observer)
-        self.lingering = Lingering(counts)
+        self.lingering = Lingering(released)
         self.report = report
         self.halted = 0
         self.swap(index, total_size, replaced)
@@ -70,7 +71,7 @@ cdef class Engine:
         except BaseException:
             free_view(view)
             raise
-        self.views.close()  # threads mark nodes of the old tables only while they have the old view
+        self.views.close()  # threads look names up only while they have a view
         self.lingering.swap(index.tables.node_count, replaced)
         self.views.index = index
         self.channel.trust(index)
@@ -102,18 +103,6 @@ cdef class Engine:
         for i in range(self.views.worker_count):
             notes[i] = self.views.workers[i].notes
         return self.touches.take(notes, self.views.worker_count)
-
-    def lingering_names(self) -> list:
-        """The (row of the directory, name) pairs that still lead to a node of before a swap."""
-        return list(self.lingering.names)
-
-    def lingering_nodes(self) -> list:
-        """The same with the old row that each leads to, as `swap` takes them."""
-        return list(self.lingering.names.items())
-
-    def forgotten(self, uint64_t row):
-        """The kernel does not know this node, whatever was counted: a request that was sent again counts twice."""
-        self.lingering.forget(row)
 
     def give_up_killed(self):
         """Look again at readers that got a signal: the kernel tells of the first one only."""
@@ -187,11 +176,8 @@ cdef class Engine:
         cdef uint32_t opcode = request.header.opcode
         if opcode == FUSE_INIT:
             self.channel.negotiate(request)
-        elif opcode == FUSE_FORGET:
-            self._forget(worker, request.header.nodeid, (<fuse_forget_in *>request.body).nlookup)
-            self.lingering.release_if_any()
-        elif opcode == FUSE_BATCH_FORGET:
-            self._batch_forget(worker, request)
+        elif opcode == FUSE_FORGET or opcode == FUSE_BATCH_FORGET:
+            pass  # nothing is kept about what the kernel knows, and nobody waits for an answer
         elif opcode == FUSE_INTERRUPT:
             self.parked.interrupt((<fuse_interrupt_in *>request.body).unique)
         elif opcode == FUSE_DESTROY or opcode == FUSE_RELEASE or opcode == FUSE_RELEASEDIR:
@@ -236,19 +222,6 @@ cdef class Engine:
         else:
             self.channel.error(unique, ENOSYS)
         self.views.leave(worker)
-
-    cdef void _forget(self, Worker *worker, uint64_t inode, uint64_t lookups) noexcept nogil:
-        cdef View *view = self.views.enter(worker)
-        if 0 < inode <= view.tables.node_count:
-            self.lingering.unmark(inode - 1, lookups)
-        self.views.leave(worker)
-
-    cdef void _batch_forget(self, Worker *worker, Request *request) noexcept nogil:
-        cdef uint32_t i
-        cdef fuse_forget_one *forgets = <fuse_forget_one *>(request.body + sizeof(fuse_batch_forget_in))
-        for i in range((<fuse_batch_forget_in *>request.body).count):
-            self._forget(worker, forgets[i].nodeid, forgets[i].nlookup)
-        self.lingering.release_if_any()
 
     # -- reading ---------------------------------------------------------------------------
 

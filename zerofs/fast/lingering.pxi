@@ -2,73 +2,64 @@
 
 @cython.final
 cdef class Lingering:
-    """Which nodes the kernel may know, and names that still lead to a node of before a swap.
+    """Names that still lead to a node of before a swap.
 
     An overlay above cannot bear a name to lead to another node while somebody holds the old one: it would answer
-    ESTALE until the holder is gone.  So replaced names whose old node the kernel knows **linger**: they
-    lead to the old node until the kernel forgets it.
+    ESTALE until the holder is gone.  So replaced names **linger**: they lead to the old node until the kernel is found
+    not to know it.  It is asked, and what it was told is not counted: a server that is killed takes FORGETs with it, and
+    lookups that it had counted and not answered come again.
 
-    The kernel counts what it was told of a node, and says how many it forgets: so do we, since a FORGET may overtake
-    a LOOKUP that another thread answers.  `mark` and `unmark` need no GIL; everything else does, and
-    `find_for_worker` and `release_if_any` take it.
+    The kernel does not know a node yet whose answer is under way, either.  So lookups of each name are counted: whoever
+    has waited for all answers that were given before, then heard that the node is not known, and finds that
+    none was given since, may `release` the name.  `zerofs.mount.flistmount.FlistMount.settle` does.
 
-    The counts of a mount that is to outlive this process lie in a file in memory, `shared` (a descriptor).
+    What was released is noted for other processes, which may serve the same mount next, in a file in memory, `shared`
+    (a descriptor).  Everything needs the GIL; `find_for_worker` takes it.
     """
 
     cdef object shared  # the descriptor, or None
-    cdef object counted  # a 32-bit number a row: a bytearray, or the file's map
-    cdef uint32_t *counts  # its bytes: row → references that the kernel holds
-    cdef dict names  # (row of the directory, name) → the old row that it still leads to
-    cdef bint any  # whether there are such names
+    cdef object released  # its map, a byte a row: 1 once the old node's name leads elsewhere; or None
+    cdef dict names  # (row of the directory, name) → (the old row that it still leads to, lookups)
+    cdef readonly bint any  # whether there are such names
 
     def __cinit__(self, shared=None):
         self.shared = shared
-        self.counted = bytearray()
-        self.counts = NULL
+        self.released = None
         self.names = {}
 
     cdef int swap(self, uint64_t rows, replaced) except -1:
         """Take up an index of `rows` rows, in which `replaced` ((row, name), old row) lead elsewhere.
 
-        No thread may `mark` or `unmark` meanwhile.
+        No thread may look up names meanwhile.
         """
         cdef uint64_t old
-        if self.shared is None:
-            self.counted.extend(bytes(4 * rows - <uint64_t>len(self.counted)))
-            self.counts = <uint32_t *>PyByteArray_AS_STRING(<bytearray>self.counted)
-        else:
-            self._map(rows)
+        if self.shared is not None:
+            if <uint64_t>os.fstat(self.shared).st_size < rows:
+                os.ftruncate(self.shared, rows)
+            self.released = shared_map(self.shared, rows)
         for place, old in replaced:
-            # replaced twice while it is held: it goes on leading to what the kernel knows
-            if place not in self.names and self.counts[old]:
-                self.names[place] = old
+            if self.released is not None and self.released[old]:
+                continue
+            if place not in self.names:
+                self.names[place] = (old, 0)
+            else:
+                self._note(old)  # replaced twice while it lingers: nobody was ever led to the one in between
         self.any = bool(self.names)
         return 0
 
-    cdef int _map(self, uint64_t rows) except -1:
-        cdef Py_buffer view
-        if <uint64_t>os.fstat(self.shared).st_size < 4 * rows:
-            os.ftruncate(self.shared, 4 * rows)
-        self.counted = shared_map(self.shared, 4 * rows)
-        PyObject_GetBuffer(self.counted, &view, PyBUF_WRITABLE)
-        self.counts = <uint32_t *>view.buf  # nobody closes the map: it is there as long as it is referred to
-        PyBuffer_Release(&view)
+    cdef int _note(self, uint64_t old) except -1:
+        if self.released is not None:
+            self.released[old] = 1
         return 0
 
-    cdef int forget(self, uint64_t row) except -1:
-        self.counts[row] = 0
-        return self.release()
-
-    cdef inline void mark(self, uint64_t row) noexcept nogil:
-        zerofs_count(&self.counts[row], 1)
-
-    cdef inline void unmark(self, uint64_t row, uint64_t lookups) noexcept nogil:
-        zerofs_count(&self.counts[row], -<int32_t>min(lookups, <uint64_t>0x7FFFFFFF))
-
     cdef int64_t find(self, uint64_t row, bytes name) except -2:
-        """The old row that `name` still leads to, or -1."""
-        old = self.names.get((row, name))
-        return -1 if old is None else old
+        """The old row that `name` is about to lead somebody to, or -1."""
+        found = self.names.get((row, name))
+        if found is None:
+            return -1
+        old, lookups = found
+        self.names[row, name] = (old, lookups + 1)
+        return old
 
     cdef int64_t find_for_worker(self, uint64_t row, const char *name) noexcept with gil:
         """What `find` finds."""
@@ -78,24 +69,18 @@ cdef class Lingering:
             log.exception("looking up a name that a swap replaced")
             return -1
 
-    cdef int release(self) except -1:
-        """Let go of the names whose old node the kernel has forgotten."""
-        cdef uint64_t old
-        kept = {}
-        for place, old in self.names.items():
-            if self.counts[old]:
-                kept[place] = old
-        self.names = kept
-        self.any = bool(kept)
-        return 0
+    def nodes(self) -> list:
+        """((row of the directory, name), old row) of each, as `Engine.swap` takes them."""
+        return [(place, old) for place, (old, _) in self.names.items()]
 
-    cdef inline void release_if_any(self) noexcept nogil:
-        """What `release` does, after a worker forgot something."""
-        if self.any:
-            self._release_for_worker()
+    def lookups(self, place not None) -> int:
+        """How often this name, which lingers, has led somebody to its old node."""
+        return self.names[place][1]
 
-    cdef void _release_for_worker(self) noexcept with gil:
-        try:
-            self.release()
-        except BaseException:
-            log.exception("forgetting names that a swap replaced")
+    def release(self, place not None, lookups not None):
+        """Let this name, which lingers, lead to its new node, unless it has led anybody to the old one since `lookups`."""
+        old, counted = self.names[place]
+        if counted == lookups:
+            self._note(old)  # first: who is killed in between has led nobody to the new one
+            del self.names[place]
+            self.any = bool(self.names)

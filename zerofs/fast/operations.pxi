@@ -70,7 +70,7 @@ cdef class Operations:
     cdef IndexMap index
     cdef CachedChunks chunks
     cdef Touches touches
-    cdef Lingering lingering
+    cdef readonly Lingering lingering
     cdef object fetch
     cdef object report
     cdef object binding
@@ -107,10 +107,6 @@ cdef class Operations:
         self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
         self.total_size = total_size
-
-    def lingering_names(self) -> list:
-        """The (row of the directory, name) pairs that still lead to a node of before a swap."""
-        return list(self.lingering.names)
 
     cdef object _error(self, int number):
         """The error for the kernel: EIO whatever was found, where a page of the index could not be had."""
@@ -170,15 +166,11 @@ cdef class Operations:
             return self._entry(self.index.tables.nodes[row].parent)
         if PyBytes_GET_SIZE(name) > 255:  # newer kernels pass on what they used to refuse
             raise self._error(ENAMETOOLONG)
-        if self.lingering.any:
-            found = self.lingering.find(row, name)
-            if found >= 0:
-                entry = self._entry(found)
-                entry.entry_timeout = 0
-                return entry
+        found = self.lingering.find(row, name)
+        if found >= 0:
+            return self._entry(found)
         found = find_child(&self.index.tables, row, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         if found >= 0:
-            self.lingering.mark(found)
             return self._entry(found)
         negative = self.Entry()  # node id 0: the kernel remembers that there is no such name
         negative.st_ino = 0
@@ -186,13 +178,7 @@ cdef class Operations:
         return self._sound(negative)
 
     def forget(self, inodes):
-        """The kernel dropped references to these nodes."""
-        cdef uint64_t inode, lookups
-        for inode, lookups in inodes:
-            if 0 < inode <= self.index.tables.node_count:
-                self.lingering.unmark(inode - 1, lookups)
-        if self.lingering.any:
-            self.lingering.release()
+        """Nothing is kept about what the kernel knows."""
 
     def getattr(self, uint64_t inode, ctx):
         return self._entry(self._row(inode))

@@ -31,12 +31,6 @@ cdef extern from "fuse_wire.h" nogil:
     struct fuse_read_in:
         uint64_t offset
         uint32_t size
-    struct fuse_forget_in:
-        uint64_t nlookup
-    struct fuse_batch_forget_in:
-        uint32_t count
-    struct fuse_forget_one:
-        uint64_t nodeid, nlookup
     struct fuse_getxattr_in:
         uint32_t size
     struct fuse_getxattr_out:
@@ -117,12 +111,6 @@ cdef int shape(char *data, size_t size, Request *request) noexcept nogil:
         least = sizeof(fuse_read_in)
     elif header.opcode == FUSE_GETXATTR or header.opcode == FUSE_LISTXATTR:
         least = sizeof(fuse_getxattr_in)
-    elif header.opcode == FUSE_FORGET:
-        least = sizeof(fuse_forget_in)
-    elif header.opcode == FUSE_BATCH_FORGET:
-        least = sizeof(fuse_batch_forget_in)
-        if request.size >= least:
-            least += <size_t>(<fuse_batch_forget_in *>request.body).count * sizeof(fuse_forget_one)
     elif header.opcode == FUSE_INTERRUPT:
         least = sizeof(fuse_interrupt_in)
     elif header.opcode == FUSE_LSEEK:
@@ -130,5 +118,5 @@ cdef int shape(char *data, size_t size, Request *request) noexcept nogil:
     elif header.opcode == FUSE_INIT:
         least = 16  # the first form; the longer ones are looked at by what they announce
     if request.size < least or (named and request.body[request.size - 1] != 0):
-        return NOT_ANSWERED if header.opcode in (FUSE_FORGET, FUSE_BATCH_FORGET, FUSE_INTERRUPT) else EINVAL
+        return NOT_ANSWERED if header.opcode == FUSE_INTERRUPT else EINVAL
     return 0

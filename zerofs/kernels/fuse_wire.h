@@ -42,13 +42,4 @@ static inline void zerofs_tally(uint64_t *place, uint64_t more)
     __atomic_store_n(place, __atomic_load_n(place, __ATOMIC_RELAXED) + more, __ATOMIC_RELAXED);
 }
 static inline uint64_t zerofs_tallied(const uint64_t *place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }
-/* A count that never goes below zero: the kernel's own node 1 is forgotten once more than it was looked up. */
-static inline void zerofs_count(uint32_t *place, int32_t change)
-{
-    uint32_t now = __atomic_load_n(place, __ATOMIC_SEQ_CST), then;
-    do
-        then = change < 0 && now < (uint32_t)-change ? 0 : now + (uint32_t)change;
-    while (!__atomic_compare_exchange_n(place, &now, then, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
-}
-
 #endif

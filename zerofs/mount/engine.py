@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from zerofs._fast import Observer, Touch
+    from zerofs._fast import Lingering, Observer, Touch
     from zerofs.cache.lmdb import ChunkCache
     from zerofs.fetch.fetcher import Fetcher
     from zerofs.flist.index import Index
@@ -45,6 +45,7 @@ class FuseEngine(Protocol):
     notifier: Notifier
     device: str  # "major:minor" of the mounted file system
     ended: int  # a descriptor that becomes readable when no requests are taken any more
+    lingering: Lingering  # names that a swap replaced and that still lead to the old node
 
     def start(self) -> None:
         """Serve requests from now on; the mount can be used when this returns."""
@@ -53,13 +54,9 @@ class FuseEngine(Protocol):
     def swap(self, index: Index, replaced: Iterable[tuple[tuple[int, bytes], int]]) -> None:
         """Serve `index`, which knows all rows and chunks of the one before.
 
-        `replaced`: ((row of the directory, name), old row) of names that are to lead to the old node as long
-        as the kernel holds it.
+        `replaced`: ((row of the directory, name), old row) of names that are to lead to the old node until they are
+        released from `lingering`.
         """
-        ...
-
-    def lingering_names(self) -> list[tuple[int, bytes]]:
-        """The (row of the directory, name) pairs that still lead to a node of before a swap."""
         ...
 
     def reads(self) -> ReadCounts:

@@ -54,7 +54,7 @@ def encode(estate: Estate, state: Path) -> tuple[dict[str, object], dict[str, in
         "replaced": [[row, os.fsdecode(name), old] for (row, name), old in engine.replaced],
         "stale": None if estate.stale is None else _stale(estate.stale),
     }
-    files = {"channel": engine.channel, "counts": engine.counts}
+    files = {"channel": engine.channel, "released": engine.released}
     files |= {f"index-{number}": open_index_file(index, state) for index, number in numbers.items()}
     return document, files
 
@@ -72,7 +72,7 @@ def decode(document: Mapping[str, Any], files: Mapping[str, int]) -> Estate:
         document["layers"],
         document["since"],
         Inheritance(
-            files["channel"], files["counts"], document["negotiated"], document["mount_id"], replaced
+            files["channel"], files["released"], document["negotiated"], document["mount_id"], replaced
         ),
         None
         if stale is None

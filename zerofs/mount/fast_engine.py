@@ -47,7 +47,7 @@ class Inheritance(NamedTuple):
     """What an engine needs to go on where another one stopped."""
 
     channel: int
-    counts: int  # what the kernel holds, in a file in memory that both share
+    released: int  # names that linger no more, in a file in memory that both share
     negotiated: int
     mount_id: int | None
     replaced: Sequence[tuple[tuple[int, bytes], int]]
@@ -81,10 +81,10 @@ class FastEngine:
         self._inherited = inherited
         if inherited is not None:
             self._channel = Channel.inherited(inherited.channel, mountpoint, inherited.mount_id)
-            self.counts: int | None = inherited.counts
+            self._released: int | None = inherited.released
         else:
             self._channel = Channel(None, mountpoint, options)  # llfuse mounts, and is never asked to answer
-            self.counts = os.memfd_create("zerofs-counts", os.MFD_CLOEXEC) if shared else None
+            self._released = os.memfd_create("zerofs-released", os.MFD_CLOEXEC) if shared else None
         self.notifier = self._channel.notifier
         self.device = self._channel.device
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
@@ -98,9 +98,10 @@ class FastEngine:
             total_size=served.tree.total_size,
             observer=served.observer,
             negotiated=0 if inherited is None else inherited.negotiated,
-            counts=self.counts,
+            released=self._released,
             replaced=() if inherited is None else inherited.replaced,
         )
+        self.lingering = self._engine.lingering
         self._change = threading.Lock()  # around what replaces the engine's view
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -139,11 +140,16 @@ class FastEngine:
     # -- handing over ----------------------------------------------------------------------
 
     def inheritance(self) -> Inheritance:
-        """What a successor needs; for an engine that has started, and shares its counts."""
-        assert self.counts is not None
-        nodes = self._engine.lingering_nodes()
+        """What a successor needs; for an engine that has started and is `shared`."""
+        assert self._released is not None
         channel = self._channel
-        return Inheritance(channel.descriptor, self.counts, self._engine.negotiated, channel.mount_id, nodes)
+        return Inheritance(
+            channel.descriptor,
+            self._released,
+            self._engine.negotiated,
+            channel.mount_id,
+            self.lingering.nodes(),
+        )
 
     @property
     def resends(self) -> bool:
@@ -223,17 +229,6 @@ class FastEngine:
     def swap(self, index: Index, replaced: Iterable[tuple[tuple[int, bytes], int]]) -> None:
         with self._change:
             self._engine.swap(index.map, index.total_size, replaced)
-
-    def lingering_names(self) -> list[tuple[int, bytes]]:
-        if self._inherited is not None:
-            self._recount()
-        return self._engine.lingering_names()
-
-    def _recount(self) -> None:
-        """Let go of what the kernel holds no more: a predecessor that was killed may have counted it twice."""
-        for _, row in self._engine.lingering_nodes():
-            if not self.notifier.forget_attributes(row + 1):
-                self._engine.forgotten(row)
 
     def reads(self) -> ReadCounts:
         return ReadCounts(*self._engine.reads())

@@ -200,8 +200,8 @@ class FlistMount:
     def swap(self, tree: Swap, *, lingering: bool) -> None:
         """Serve what `prepare` made, which is used once and at once.
 
-        `lingering`: names that were replaced while somebody holds them lead to the old node until they are
-        released (see `forget_lingering`).  Raises OSError where the kernel could not be told.
+        `lingering`: names that were replaced lead to the old node until `settle` finds that nobody holds it.
+        Raises OSError where the kernel could not be told.
         """
         grafted, index, layers = tree
         if self._prefetcher is not None:
@@ -221,12 +221,25 @@ class FlistMount:
         for row in rows:
             notifier.forget_attributes(row + 1)
 
-    def forget_lingering(self) -> bool:
-        """Ask the kernel again to drop replaced nodes; False where none is left."""
-        names = self._engine.lingering_names()
-        for row, name in names:
-            self._engine.notifier.forget_entry(row + 1, name)
-        return bool(names)
+    @property
+    def lingers(self) -> bool:
+        """Whether some replaced names still lead to their old nodes."""
+        return self._engine.lingering.any
+
+    def settle(self) -> bool:
+        """Let replaced names lead to their new nodes where the kernel does not hold the old one; True: all do.
+
+        A union above holds what it knows, so it has to be refreshed just before.
+        """
+        lingering, notifier = self._engine.lingering, self._engine.notifier
+        for place, old in lingering.nodes():
+            row, name = place
+            lookups = lingering.lookups(place)
+            # takes the lock of the directory: every answer that was given in it by now has arrived
+            notifier.forget_entry(row + 1, name)
+            if not notifier.forget_attributes(old + 1):
+                lingering.release(place, lookups)
+        return not self.lingers
 
     def _start_completion(self, served: Served, rate: int) -> None:
         from zerofs.prefetch.completion import Completion

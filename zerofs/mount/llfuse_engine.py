@@ -79,6 +79,7 @@ class LlfuseEngine:
             total_size=served.tree.total_size,
             observer=served.observer,
         )
+        self.lingering = self._operations.lingering
         self._channel = Channel(self._operations, mountpoint, options)
         self.notifier = self._channel.notifier
         self.device = self._channel.device
@@ -115,9 +116,6 @@ class LlfuseEngine:
 
         with llfuse.lock:  # keeps every handler out
             self._operations.swap(index.map, index.total_size, replaced)
-
-    def lingering_names(self) -> list[tuple[int, bytes]]:
-        return self._operations.lingering_names()
 
     def reads(self) -> ReadCounts:
         return ReadCounts(*self._operations.reads())

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 LAYERED = ".layered"  # in the backend: further flists, one a line, for the next SIGHUP
 _SETTLE_FIRST, _SETTLE_LONGEST = 0.05, 30.0  # seconds between looks at names that still linger
+_SETTLE_SECONDS = 0.02  # that each may take: who reads a name all the time lets go of it for instants
 
 
 def run(options: MountOptions, ready: Callable[[], None], session: Session | None = None) -> None:
@@ -180,7 +181,7 @@ class _Service:
             self._add_overlay(self._overlay)
         if estate.stale is not None and not session.is_to_end:
             flist.forget(*estate.stale)
-            self._refresh()
+            self._try_to_settle()
             self._hand_over()
 
     def _hand_over(self, pending: Swap | None = None) -> None:
@@ -251,7 +252,7 @@ class _Service:
                 elif self._retire():
                     return
             if pause is not None:
-                pause = min(pause * 2, _SETTLE_LONGEST) if self._linger() else None
+                pause = min(pause * 2, _SETTLE_LONGEST) if self._still_lingers() else None
 
     def _open_control(self, flist: FlistMount) -> None:
         """Let `zerofs stats` ask.  A mount does its work without, and nobody waits for this to use it."""
@@ -288,27 +289,36 @@ class _Service:
         try:
             self._hand_over(tree)  # before the kernel can learn of a node that a successor would not know
             self._flist.swap(tree, lingering=self._overlay is not None)
-            if self._overlay is not None:
-                self._overlay.refresh()
+            self._settle()
             self._hand_over()
         except (ZerofsError, OSError) as error:
             log.error("the tree was swapped, but some names may still show the old one: %s", describe(error))  # noqa: TRY400
         else:
             log.info("swapped the tree in %.0f ms", (time.monotonic() - started) * 1000)
 
-    def _linger(self) -> bool:
-        """Make the kernel let go of replaced nodes that nobody holds any more; True while some are left."""
-        if self._flist is None or self._overlay is None or not self._flist.forget_lingering():
-            return False
-        self._refresh()
-        return True
+    def _settle(self) -> bool:
+        """Let replaced names lead to their new nodes where nobody holds the old ones; True: all do."""
+        if self._flist is None or self._overlay is None:
+            return True
+        end = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            self._overlay.refresh()
+            if self._flist.settle():
+                return True
+            if time.monotonic() > end:
+                return False
 
-    def _refresh(self) -> None:
+    def _try_to_settle(self) -> bool:
+        """Do so, but only warn where that cannot be done."""
         try:
-            if self._overlay is not None:
-                self._overlay.refresh()
+            return self._settle()
         except (ZerofsError, OSError) as error:
-            log.warning("cannot refresh the overlay: %s", reason_of(error))
+            log.warning("some names may still show the old tree: %s", reason_of(error))
+            return False
+
+    def _still_lingers(self) -> bool:
+        """Whether some names lead to old nodes, after another look at who holds them."""
+        return self._flist is not None and self._flist.lingers and not self._try_to_settle()
 
 
 def read_layered(path: Path) -> list[str] | None:

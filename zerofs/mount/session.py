@@ -22,7 +22,7 @@ from zerofs.mount.watch import Event
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the document
+VERSION = 2  # of the document
 _DOCUMENT = "document"
 _KEEP_SECONDS = 10.0  # that the supervisor and systemd may take to keep what is handed over
 _PATIENCE = 60.0  # seconds that a retired server waits to be let go or called back
