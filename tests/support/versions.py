@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Self
 
-from tests.mount.conftest import write
 from tests.support.sandbox import PROCESS_END
 
 NAMES = ("busy/a", "busy/b", "busy/deep/c", "d")
@@ -40,7 +39,8 @@ print(count)
 def write_version(root: Path, version: int) -> None:
     """Fill the tree `root`."""
     for name in NAMES:
-        write(root / name, str(version))
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(str(version))
 
 
 def shown(root: Path) -> set[int]:
