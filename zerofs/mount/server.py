@@ -44,8 +44,7 @@ class Server:
         self.succeeds = False  # it takes a mount over
         self.prepared = False
         self.retiring = False
-        self.ending = False  # it takes the mount down
-        self.ended = False  # it has
+        self.ended = False  # it has taken the mount down
         self.failure: tuple[str, int] | None = None  # the message, and the exit status that goes with it
         self.tell("hello", files, protocol=messages.PROTOCOL, **hello)
         self.connection.setblocking(False)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from zerofs.errors import RelayedError, TakeoverError, ZerofsError
 from zerofs.mount import controlplace, systemd
+from zerofs.mount.deaths import Deaths
 from zerofs.mount.holding import Holding, take_up
 from zerofs.mount.messages import Message
 from zerofs.mount.options import MountOptions
@@ -31,11 +32,7 @@ from zerofs.mount.upgrading import Askers
 
 log = logging.getLogger(__name__)
 
-MOST_DEATHS = 5  # in a row, none of them after half a second of service
 _PREPARED_SECONDS, _READY_SECONDS = 120.0, 20.0  # that a successor may take for either step
-_FIRST_PAUSE = (
-    0.1  # seconds before a server is started after the second quick death; then twice as long each time
-)
 
 
 def supervise(options: MountOptions, arguments: Sequence[str], here: Path, ready: Callable[[], None]) -> None:
@@ -65,7 +62,9 @@ class _Supervisor:
         self._serving: Server | None = None
         self._next: Server | None = None  # that is to take over
         self._gone: list[Server] = []  # that were let go
-        self._deaths = 0
+        self._deaths = Deaths()
+        self._again_at: float | None = None  # when another server is started, where none is
+        self._ending = False  # a server has begun to take the mount down
         self._asked_early = False  # for an upgrade, while the successor of a dead server was starting
         self._stopped = False  # by SIGTERM or SIGINT
         self._waiting: list[int] = []  # signals for who serves when the upgrade is over
@@ -82,11 +81,13 @@ class _Supervisor:
             self._serving = self._start()
         except OSError as error:
             raise TakeoverError(f"cannot start a server: {error.strerror}") from error
-        while self._serving is not None:
+        while self._serving is not None or self._again_at is not None:
             for fd, _ in self._poll.poll(self._patience()):
                 if fd in self._on:
                     self._on[fd]()
             self._end_overdue()
+            if self._again_at is not None and self._again_at <= time.monotonic():
+                self._start_again()
         self._holding.withdraw()
         for server in self._gone:  # it saves what it has recorded, and ends by itself
             server.wait()
@@ -116,13 +117,16 @@ class _Supervisor:
         self._add(wake, noted)
 
     def _pass_on(self, number: int) -> None:
-        if self._next is not None:
+        if self._next is not None or (self._serving is None and number == signal.SIGHUP):
             self._waiting.append(number)  # nobody can tell who will serve
-        elif self._serving is not None:
-            if number != signal.SIGHUP:
-                self._stopped = True
-                systemd.tell("STOPPING=1")
+            return
+        if number != signal.SIGHUP:
+            self._stopped = True
+            systemd.tell("STOPPING=1")
+        if self._serving is not None:
             self._serving.kill(number)
+        elif self._again_at is not None:
+            self._again_at = time.monotonic()  # a server is needed to take the mount down
 
     def _pass_on_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -137,14 +141,13 @@ class _Supervisor:
         files = dict(holding.files)
         if self._control is not None:
             files["control"] = self._control.socket.fileno()
-        ending = self._stopped or (self._serving is not None and self._serving.ending)
         server = Server(
             self._arguments,
             files,
             here=os.fspath(self._here),
             process=holding.source,
             takeovers=holding.takeovers + bool(holding.files),
-            ending=ending and bool(holding.files),
+            ending=(self._stopped or self._ending) and bool(holding.files),
             deposited=holding.deposit is not None,
         )
         holding.add_server(server.end)
@@ -156,17 +159,17 @@ class _Supervisor:
         return server
 
     def _patience(self) -> float | None:
-        """Milliseconds until somebody is overdue."""
-        deadlines = [
-            s.deadline for s in (self._serving, self._next) if s is not None and s.deadline is not None
-        ]
-        return max(0.0, min(deadlines) - time.monotonic()) * 1000 if deadlines else None
+        """Milliseconds until somebody is overdue, or to be started."""
+        servers = [server.deadline for server in (self._serving, self._next) if server is not None]
+        times = [moment for moment in (*servers, self._again_at) if moment is not None]
+        return max(0.0, min(times) - time.monotonic()) * 1000 if times else None
 
     def _end_overdue(self) -> None:
         for server in (self._serving, self._next):
             if server is not None and server.deadline is not None and server.deadline <= time.monotonic():
                 log.warning("process %d takes too long to take over", server.process)
                 server.deadline = None
+                server.failure = server.failure or ("it took too long to take over", TakeoverError.exit_code)
                 server.kill()
 
     def _hear(self, server: Server) -> None:
@@ -190,7 +193,7 @@ class _Supervisor:
             case "failed":
                 server.failure = message.fields["message"], message.fields["code"]
             case "ending":
-                server.ending = True
+                self._ending = True
                 systemd.tell("STOPPING=1", "STATUS=unmounting")
                 self._holding.withdraw()
             case "ended":
@@ -232,7 +235,7 @@ class _Supervisor:
         if server is self._next:
             assert self._serving is not None
             if not self._serving.is_quick:
-                self._deaths = 0  # those before it were another row
+                self._deaths.begin_anew()
             self._serving.tell("leave")
             self._gone.append(self._serving)
             self._serving, self._next = server, None
@@ -289,20 +292,22 @@ class _Supervisor:
         """Have another process serve, unless that has proved to be in vain."""
         why = how if server.failure is None else f"{how}: {server.failure[0]}"
         log.warning("process %d, which served the mount, %s", server.process, why)
-        self._deaths = self._deaths + 1 if server.is_quick else 1
+        self._deaths.add(quick=server.is_quick)
         if not self._holding.resends:
             self._give_up(
                 "its server died, and this kernel cannot be asked to send again what that had taken"
             )
-        if self._deaths >= MOST_DEATHS:
-            self._give_up(f"its server died {self._deaths} times in a row; the last one {why}")
+        if self._deaths.are_hopeless(killed=server.failure is None and how.endswith(signal.SIGKILL.name)):
+            self._give_up(f"its server died {self._deaths.number} times in a row; the last one {why}")
         if self._next is not None:
             self._serving, self._next = self._next, None
             if self._serving.prepared:
                 self._let_begin(self._serving)
             return
-        if self._deaths > 1:
-            time.sleep(_FIRST_PAUSE * 2 ** (self._deaths - 2))
+        self._serving, self._again_at = None, time.monotonic() + self._deaths.pause
+
+    def _start_again(self) -> None:
+        self._again_at = None
         try:
             self._serving = self._start()
         except OSError as error:
@@ -328,14 +333,9 @@ class _Supervisor:
         serving = self._serving
         if self._next is not None:
             return "an upgrade is under way already"
-        if (
-            serving is None
-            or serving.ending
-            or self._stopped
-            or (serving.ready_at is None and not self._holding.files)
-        ):
+        if self._ending or self._stopped or not self._holding.files:
             return "the mount is just starting, or ending"
-        if serving.ready_at is None:
+        if serving is None or serving.ready_at is None:
             self._asked_early = True  # it may have begun before the program on the disk was another one
             return None
         try:
