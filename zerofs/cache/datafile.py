@@ -21,6 +21,7 @@ mapped sparse), and LMDB's lock file gets its space in advance.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ import lmdb
 from zerofs._fast import GuardedMap, take_fault
 from zerofs.cache.directory import CacheDirectory
 from zerofs.cache.entry import LAYOUT
+from zerofs.errors import reason_of
 
 MAX_READERS = 2048  # of all processes together
 READER_BYTES = 64
@@ -130,6 +132,11 @@ def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
     return mapped
 
 
+def is_input_output(error: Exception) -> bool:
+    """Whether it is EIO; LMDB has it also where a full disk takes a part of what is written."""
+    return reason_of(error).endswith(os.strerror(errno.EIO))
+
+
 def create(path: Path, map_size: int) -> Mapped:
     """Make a new file at `path`, for this process alone; it is not guarded."""
     env = lmdb.Environment(
@@ -204,6 +211,8 @@ def _check_layout(directory: CacheDirectory, env: lmdb.Environment, guard: Guard
     except (lmdb.DiskError, lmdb.ReadersFullError):
         raise
     except lmdb.Error as error:
+        if is_input_output(error):
+            raise  # of a disk, which may only be full
         raise UntrustedError(f"data.mdb is damaged ({error})") from error
     return Mapped(
         env, meta, chunks, order, directory.data.stat().st_ino, stat["psize"], guard, directory.data

@@ -20,7 +20,7 @@ from pathlib import Path
 import lmdb
 
 from zerofs.cache.compaction import compact, discard
-from zerofs.cache.datafile import LostPageError, Mapped, UntrustedError, open_data
+from zerofs.cache.datafile import LostPageError, Mapped, UntrustedError, is_input_output, open_data
 from zerofs.cache.directory import CacheDirectory
 from zerofs.cache.pins import Pins
 from zerofs.cache.size import parse_cache_size
@@ -116,9 +116,9 @@ class Environment:
         self.warn_once(kind, f"not used for now: {self._reason(error)}")
 
     def _reason(self, error: Exception) -> str:
-        """In words; LMDB calls it an input/output error when a disk that is full takes a part of what is written."""
+        """In words: a full disk is called one."""
         reason = reason_of(error)
-        if reason.endswith(os.strerror(errno.EIO)):
+        if is_input_output(error):
             with contextlib.suppress(OSError):
                 disk = os.statvfs(self.path)
                 if disk.f_bavail * disk.f_frsize < _FULL:
@@ -156,7 +156,7 @@ class Environment:
                     self.mapped = self._open_or_replace()
             except (OSError, lmdb.Error, CacheError, UntrustedError) as error:
                 logger.warning(
-                    "cache %s: %s, and no new one can be made: %s", self.path, reason, reason_of(error)
+                    "cache %s: %s, and no new one can be made: %s", self.path, reason, self._reason(error)
                 )
 
     def close(self) -> None:
@@ -194,9 +194,9 @@ class Environment:
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise CacheError(f"the cache in {self.path} cannot be opened: {error.strerror}") from error
-            reason = str(error.strerror)
+            reason = self._reason(error)
         except (lmdb.Error, UntrustedError) as error:
-            reason = str(error)
+            reason = self._reason(error)
         logger.warning("cache %s: cannot be opened, all is served without it: %s", self.path, reason)
         return None
 

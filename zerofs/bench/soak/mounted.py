@@ -20,7 +20,7 @@ from zerofs.mount.unmount import unmount
 
 START_PATIENCE = 30.0  # seconds until a start counts as failed
 _END_PATIENCE = 30.0
-_SERVICE = 0.6  # seconds between two deaths: where they come sooner the supervisor waits before it starts another server
+_SERVICE = 0.6  # seconds between two deaths: the supervisor waits before it replaces one that served for less
 
 
 def supervision() -> bool:
