@@ -90,18 +90,26 @@ def test_a_name_that_is_replaced_twice_leads_to_the_first_node_and_then_to_the_l
 
 
 def test_no_listing_leads_to_a_new_node_while_its_name_lingers(kernel: Kernel, index: Index) -> None:
-    """The kernel would know two nodes of one name."""
+    """The kernel would know two nodes of one name.  Other directories are listed as ever."""
 
-    def told() -> dict[bytes, int]:
-        listing = kernel.ask(READDIRPLUS, 1, read_in(0, 4096)).body
+    def told(inode: int) -> dict[bytes, int]:
+        listing = kernel.ask(READDIRPLUS, inode, read_in(0, 4096)).body
         return {name: entry[0] for name, *_, entry in dirents(listing, plus=True)}
 
-    after = swap(kernel, index, {"big": file("other"), "fresh": file("fresh")})
-    assert told() == {b".": 0, b"..": 0, b"big": 0, b"fresh": 0}
+    inside = {"ls": file("ls")}
+    after = swap(kernel, index, {"big": file("other"), "fresh": file("fresh"), "bin": inside})
+    dots = {b".": 0, b"..": 0}
+    numbers = {name.encode(): node(after, name) for name in ("big", "bin", "fresh")}
+    assert told(1) == {**dots, **dict.fromkeys(numbers, 0)}
     lingering = kernel.engine.lingering
     for place, _ in lingering.nodes():
-        lingering.release(place, 0)
-    assert told() == {b".": 0, b"..": 0, b"big": node(after, "big"), b"fresh": node(after, "fresh")}
+        if place[0] == 0:
+            lingering.release(place, 0)
+    assert told(1) == {**dots, **numbers}
+    assert told(node(after, "bin")) == {**dots, b"ls": 0}
+    assert {place for place, _ in lingering.nodes()} == {
+        (node(index, "bin") - 1, name) for name in (b"ls", b"sh")
+    }
 
 
 def test_what_the_kernel_forgets_is_not_counted(kernel: Kernel, index: Index) -> None:

@@ -44,7 +44,7 @@ cdef void answer_lookup(Channel channel, Lingering lingering, const Tables *tabl
         return
     memset(&answer, 0, sizeof(answer))
     answer.entry_valid = FOREVER_SECONDS
-    if lingering.any:
+    if lingering.are_in(row):
         found = lingering.find_for_worker(row, name)
     if found < 0:
         if length == 1 and name[0] == c'.':
@@ -125,10 +125,11 @@ cdef void answer_readdir(Channel channel, Lingering lingering, const Tables *tab
                          char *listing) noexcept nogil:
     """Entries from the offset on, as many as fit, made in `listing`; 0 and 1 are `.` and `..`.
 
-    While names linger the kernel learns no nodes from a listing: it has to ask for each name.
+    The kernel learns no nodes from the listing of a directory in which names linger: it has to ask for each name.
     """
     cdef fuse_read_in *asked = <fuse_read_in *>request.body
     cdef bint plus = request.header.opcode == FUSE_READDIRPLUS
+    cdef bint told = plus and not lingering.are_in(row)
     cdef const NodeRow *node = &tables.nodes[row]
     cdef const ChildRow *child
     cdef fuse_dirent *entry
@@ -158,7 +159,7 @@ cdef void answer_readdir(Channel channel, Lingering lingering, const Tables *tab
         memset(listing + used, 0, need)
         entry = <fuse_dirent *>(listing + used)
         if plus:
-            if position >= 2 and not lingering.any:
+            if position >= 2 and told:
                 _fill_entry(tables, target, <fuse_entry_out *>entry)
                 (<fuse_entry_out *>entry).entry_valid = FOREVER_SECONDS
             entry = &(<fuse_direntplus *>entry).dirent

@@ -14,18 +14,22 @@ cdef class Lingering:
     none was given since, may `release` the name.  `zerofs.mount.flistmount.FlistMount.settle` does.
 
     What was released is noted for other processes, which may serve the same mount next, in a file in memory, `shared`
-    (a descriptor).  Everything needs the GIL; `find_for_worker` takes it.
+    (a descriptor).  `are_in` needs no GIL; everything else does, and `find_for_worker` takes it.
     """
 
     cdef object shared  # the descriptor, or None
     cdef object released  # its map, a byte a row: 1 once the old node's name leads elsewhere; or None
-    cdef dict names  # (row of the directory, name) → (the old row that it still leads to, lookups)
+    cdef dict names  # row of a directory → name → (the old row that it still leads to, lookups)
     cdef readonly bint any  # whether there are such names
+    cdef bytearray marked  # a byte a row: 1 where `names` has the directory; empty as long as nothing ever lingered
+    cdef const uint8_t *marks  # its bytes
 
     def __cinit__(self, shared=None):
         self.shared = shared
         self.released = None
         self.names = {}
+        self.marked = bytearray()
+        self.marks = NULL
 
     cdef int swap(self, uint64_t rows, replaced) except -1:
         """Take up an index of `rows` rows, in which `replaced` ((row, name), old row) lead elsewhere.
@@ -37,14 +41,20 @@ cdef class Lingering:
             if <uint64_t>os.fstat(self.shared).st_size < rows:
                 os.ftruncate(self.shared, rows)
             self.released = shared_map(self.shared, rows)
-        for place, old in replaced:
+        for (row, name), old in replaced:
             if self.released is not None and self.released[old]:
                 continue
-            if place not in self.names:
-                self.names[place] = (old, 0)
+            names = self.names.setdefault(row, {})
+            if name not in names:
+                names[name] = (old, 0)
             else:
                 self._note(old)  # replaced twice while it lingers: nobody was ever led to the one in between
         self.any = bool(self.names)
+        if self.any:
+            self.marked.extend(bytes(rows - <uint64_t>len(self.marked)))
+            self.marks = <const uint8_t *>PyByteArray_AS_STRING(self.marked)
+            for row in self.names:
+                self.marked[row] = 1
         return 0
 
     cdef int _note(self, uint64_t old) except -1:
@@ -52,13 +62,17 @@ cdef class Lingering:
             self.released[old] = 1
         return 0
 
+    cdef inline bint are_in(self, uint64_t row) noexcept nogil:
+        """Whether names in this directory linger."""
+        return self.any and self.marks[row]
+
     cdef int64_t find(self, uint64_t row, bytes name) except -2:
         """The old row that `name` is about to lead somebody to, or -1."""
-        found = self.names.get((row, name))
-        if found is None:
+        names = self.names.get(row)
+        if names is None or name not in names:
             return -1
-        old, lookups = found
-        self.names[row, name] = (old, lookups + 1)
+        old, lookups = names[name]
+        names[name] = (old, lookups + 1)
         return old
 
     cdef int64_t find_for_worker(self, uint64_t row, const char *name) noexcept with gil:
@@ -71,16 +85,23 @@ cdef class Lingering:
 
     def nodes(self) -> list:
         """((row of the directory, name), old row) of each, as `Engine.swap` takes them."""
-        return [(place, old) for place, (old, _) in self.names.items()]
+        return [((row, name), old) for row, names in self.names.items() for name, (old, _) in names.items()]
 
     def lookups(self, place not None) -> int:
         """How often this name, which lingers, has led somebody to its old node."""
-        return self.names[place][1]
+        row, name = place
+        return self.names[row][name][1]
 
     def release(self, place not None, lookups not None):
         """Let this name, which lingers, lead to its new node, unless it has led anybody to the old one since `lookups`."""
-        old, counted = self.names[place]
-        if counted == lookups:
-            self._note(old)  # first: who is killed in between has led nobody to the new one
-            del self.names[place]
+        row, name = place
+        names = self.names[row]
+        old, counted = names[name]
+        if counted != lookups:
+            return
+        self._note(old)  # first: who is killed in between has led nobody to the new one
+        del names[name]
+        if not names:
+            del self.names[row]
+            self.marked[row] = 0
             self.any = bool(self.names)
