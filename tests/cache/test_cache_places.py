@@ -70,6 +70,10 @@ def test_a_disk_that_is_full_from_the_start_is_no_error(
         cache.put_many(chunks(3, LARGE))
         assert contents(cache, 3) == []
     assert "No space left on device" in caplog.text and "Input/output error" not in caplog.text
+    (small_disk / "filler").unlink()
+    with ChunkCache(directory, size_limit=64 << 20) as cache:
+        cache.put_many(chunks(3, LARGE))
+        assert contents(cache, 3) == chunks(3, LARGE)
     assert bad_files(directory) == []
 
 

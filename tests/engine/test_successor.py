@@ -121,5 +121,13 @@ def test_names_go_on_lingering_unless_they_were_released() -> None:
     assert second.engine.lingering.nodes() == [((0, b"a"), node(middle, "a") - 1)]
     assert ENTRY.unpack_from(second.lookup(1, b"a").body)[0] == node(middle, "a")
     assert ENTRY.unpack_from(second.lookup(1, b"b").body)[0] == node(last, "b")
+    first = second  # goes on, while another one has prepared
+    second = Kernel(last.map, released=released, replaced=first.engine.lingering.nodes())
+    first.engine.lingering.release((0, b"a"), first.engine.lingering.lookups((0, b"a")))
+    assert second.engine.lingering.any
+    first.close()
+    second.engine.lingering.take_over()
+    assert not second.engine.lingering.any
+    assert ENTRY.unpack_from(second.lookup(1, b"a").body)[0] == node(last, "a")
     second.close()
     os.close(released)

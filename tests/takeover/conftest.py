@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 __all__ = ["pack"]  # the fixture
 
 REPLACED = (
-    r"which served the mount, was killed by SIGKILL",
+    r"which (served|was to serve) the mount, was killed by SIGKILL",
     r"a successor has failed|the successor has failed: this process goes on|is served by process \d+ as before",
 )
 HOOK = """

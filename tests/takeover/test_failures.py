@@ -64,7 +64,7 @@ def test_a_crash_loop_ends_the_mount(
     union: bool, image: Image, supervised: Mount, sandbox: Sandbox, next_server: Callable[[str], None]
 ) -> None:
     backend = ("--backend", sandbox.directory("backend")) if union else ()
-    mount = supervised(image, *backend, allow=(*DEAD, r"which served the mount, ended with status 3"))
+    mount = supervised(image, *backend, allow=(*DEAD, r"which was to serve the mount, ended with status 3"))
     server = mount.server
     next_server("import os; os._exit(3)")
     os.kill(server, signal.SIGKILL)

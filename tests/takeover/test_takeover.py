@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import random
@@ -154,8 +155,13 @@ def test_a_live_swap_outlives_its_server(
     assert mounts_below(sandbox.path) == []
 
 
+@pytest.mark.parametrize("union", [False, True])
 def test_a_server_that_dies_in_a_swap(
-    pack: Callable[..., Image], supervised: Mount, sandbox: Sandbox, next_server: Callable[[str], None]
+    union: bool,
+    pack: Callable[..., Image],
+    supervised: Mount,
+    sandbox: Sandbox,
+    next_server: Callable[[str], None],
 ) -> None:
     """The successor ends what was begun, and tells the kernel once more what to forget."""
     backend = sandbox.directory("backend")
@@ -163,7 +169,8 @@ def test_a_server_that_dies_in_a_swap(
         "import os\nfrom zerofs.mount import flistmount\n"
         "flistmount.FlistMount.forget = lambda *_: os.kill(os.getpid(), 9)\n"
     )
-    mount = supervised(pack("base", base), "--backend", backend, "--reset")
+    options = ("--backend", backend, "--reset") if union else ("--backend", backend, "--ro")
+    mount = supervised(pack("base", base), *options)
     next_server("")
     assert not (mount.target / "fresh").exists()
     assert (mount.target / "held").read_text() == "old, and held open"
@@ -182,12 +189,105 @@ def test_swaps_and_deaths_under_readers_of_what_is_replaced(
     mount = supervised(images[0], "--backend", backend, "--reset")
     chance = random.Random(11)
     with VersionReaders(mount.target, sandbox.path / "stop"):
-        for image in images[1:]:
+        for count, image in enumerate(images[1:]):
+            server = mount.server
             hang_up(mount.process.pid, backend, image.flist)
-            time.sleep(chance.random() * 0.1)
-            mount.kill()
-            time.sleep(0.6)  # deaths in quick succession would end the mount
+            time.sleep(chance.random() * 0.15)  # before, in or after the swap
+            os.kill(server, signal.SIGKILL)
+            eventually(
+                lambda count=count: mount.process.log().count("has taken over") > count, "the takeover"
+            )
+        hang_up(mount.process.pid, backend, images[-1].flist)
         eventually(lambda: shown(mount.target) == {5}, "the last version")
+
+
+IN_A_SWAP = """
+import time
+from pathlib import Path
+from zerofs.mount import flistmount
+prepare = flistmount.FlistMount.prepare
+def slowly(self, layers):
+    Path({place!r}).touch()
+    while Path({place!r}).exists():
+        time.sleep(0.01)
+    return prepare(self, layers)
+flistmount.FlistMount.prepare = slowly
+"""
+
+
+@pytest.mark.parametrize("union", [False, True])
+def test_an_upgrade_during_a_swap(
+    union: bool,
+    pack: Callable[..., Image],
+    supervised: Mount,
+    sandbox: Sandbox,
+    next_server: Callable[[str], None],
+) -> None:
+    """The successor had prepared to serve the old tree by then."""
+    backend, place = sandbox.directory("backend"), sandbox.path / "in-a-swap"
+    next_server(IN_A_SWAP.format(place=str(place)))
+    options = ("--backend", backend, "--reset") if union else ("--backend", backend, "--ro")
+    mount = supervised(pack("base", base), *options)
+    next_server("")
+    hang_up(mount.process.pid, backend, pack("update", update).flist)
+    eventually(place.exists, "the swap")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        upgrade = pool.submit(mount.upgrade)
+        children = Path(f"/proc/{mount.process.pid}/task/{mount.process.pid}/children")
+        eventually(lambda: len(children.read_text().split()) == 2, "the successor")
+        time.sleep(0.5)  # in which it prepares
+        place.unlink()
+        told = json.loads(upgrade.result(60).stdout)
+    assert (told["takeovers"], told["server"]) == (1, mount.server)
+    assert (mount.target / "fresh").read_text() == "fresh"
+    assert (mount.target / "held").read_text() == "new"
+    hang_up(mount.process.pid, backend, pack("more", lambda root: write(root / "more", "more")).flist)
+    eventually(lambda: (mount.target / "more").exists(), "another swap, by the successor")
+    assert (mount.target / "more").read_text() == "more"
+
+
+PREPARED = """
+import time
+from pathlib import Path
+from zerofs.mount.session import Session
+await_turn = Session.await_turn
+def later(self):
+    Path({place!r}).touch()
+    while Path({place!r}).exists():
+        time.sleep(0.01)
+    await_turn(self)
+Session.await_turn = later
+from zerofs.mount.notify import Notifier
+forget_attributes = Notifier.forget_attributes
+def slowly(self, inode):
+    time.sleep(0.2)  # between two steps of a look at what lingers
+    return forget_attributes(self, inode)
+Notifier.forget_attributes = slowly
+"""
+
+
+def test_a_name_that_is_released_while_a_successor_prepares(
+    pack: Callable[..., Image], supervised: Mount, sandbox: Sandbox, next_server: Callable[[str], None]
+) -> None:
+    """Who has seen the new file never sees the old one again."""
+    backend, place = sandbox.directory("backend"), sandbox.path / "prepared"
+    mount = supervised(pack("base", base), "--backend", backend, "--reset")
+    name = mount.target / "held"
+    with name.open() as held:
+        assert held.read() == "old, and held open"
+        hang_up(mount.process.pid, backend, pack("update", update).flist)
+        eventually(lambda: "swapped the tree" in mount.process.log(), "the swap")
+        next_server(PREPARED.format(place=str(place)))
+        pool = concurrent.futures.ThreadPoolExecutor()
+        upgrade = pool.submit(mount.upgrade)
+        eventually(place.exists, "a successor that knows what lingers")
+    eventually(lambda: name.read_text() == "new", "the new file")
+    place.unlink()
+    upgrade.result(60)
+    end = time.monotonic() + 0.5  # in which the successor would look at what lingers
+    while time.monotonic() < end:
+        assert name.read_text() == "new"
+    pool.shutdown()
 
 
 DIES_WITH_WHAT_THE_KERNEL_FORGETS = """

@@ -101,8 +101,18 @@ def open_data(directory: CacheDirectory, map_size: int) -> Mapped:
     Raises UntrustedError for a file to set aside, OSError and lmdb.Error where the host is at fault.
     """
     data = directory.data
-    if os.path.lexists(data) and not _is_own_file(directory):
+    existed = os.path.lexists(data)
+    if existed and not _is_own_file(directory):
         raise UntrustedError("data.mdb is not a file that can be read and written")
+    try:
+        return _open(directory, map_size)
+    except BaseException:
+        if not existed:  # half of a file, as on a full disk, would be a damaged one
+            data.unlink(missing_ok=True)
+        raise
+
+
+def _open(directory: CacheDirectory, map_size: int) -> Mapped:
     directory.reserve_lock_file(MAX_READERS * READER_BYTES)
     try:
         env = lmdb.Environment(
@@ -199,10 +209,13 @@ def _check_layout(directory: CacheDirectory, env: lmdb.Environment, guard: Guard
         env.reader_check()
         stat = env.stat()
         fresh = not stat["entries"]
-        meta = env.open_db(b"meta", create=fresh)
         if fresh:
-            with env.begin(meta, write=True) as transaction:
-                transaction.put(_META_LAYOUT, LAYOUT)
+            with env.begin(
+                write=True
+            ) as transaction:  # one: a file without a layout would be one of another version
+                made = env.open_db(b"meta", txn=transaction)
+                transaction.put(_META_LAYOUT, LAYOUT, db=made)
+        meta = env.open_db(b"meta", create=False)
         with env.begin(meta) as transaction:
             layout = transaction.get(_META_LAYOUT)
         if layout != LAYOUT:

@@ -68,6 +68,7 @@ cdef class Engine:
         try:
             self.chunks.grow(index.tables.chunk_count)
             self.touches.grow(index.tables.chunk_count)
+            self.lingering.reserve(index.tables.node_count)
         except BaseException:
             free_view(view)
             raise

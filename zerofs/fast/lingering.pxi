@@ -19,7 +19,7 @@ cdef class Lingering:
 
     cdef object shared  # the descriptor, or None
     cdef object released  # its map, a byte a row: 1 once the old node's name leads elsewhere; or None
-    cdef dict names  # row of a directory → name → (the old row that it still leads to, lookups)
+    cdef dict names  # row of a directory → name → [the old row that it still leads to, lookups]
     cdef readonly bint any  # whether there are such names
     cdef bytearray marked  # a byte a row: 1 where `names` has the directory; empty as long as nothing ever lingered
     cdef const uint8_t *marks  # its bytes
@@ -31,22 +31,26 @@ cdef class Lingering:
         self.marked = bytearray()
         self.marks = NULL
 
-    cdef int swap(self, uint64_t rows, replaced) except -1:
-        """Take up an index of `rows` rows, in which `replaced` ((row, name), old row) lead elsewhere.
-
-        No thread may look up names meanwhile.
-        """
-        cdef uint64_t old
+    cdef int reserve(self, uint64_t rows) except -1:
+        """Make ready for an index of `rows` rows: what may fail, while names may still be looked up."""
         if self.shared is not None:
             if <uint64_t>os.fstat(self.shared).st_size < rows:
                 os.ftruncate(self.shared, rows)
             self.released = shared_map(self.shared, rows)
+        return 0
+
+    cdef int swap(self, uint64_t rows, replaced) except -1:
+        """Take up an index of `rows` rows, in which `replaced` ((row, name), old row) lead elsewhere.
+
+        `reserve` was called.  No thread may look up names meanwhile.
+        """
+        cdef uint64_t old
         for (row, name), old in replaced:
             if self.released is not None and self.released[old]:
                 continue
             names = self.names.setdefault(row, {})
             if name not in names:
-                names[name] = (old, 0)
+                names[name] = [old, 0]
             else:
                 self._note(old)  # replaced twice while it lingers: nobody was ever led to the one in between
         self.any = bool(self.names)
@@ -69,11 +73,11 @@ cdef class Lingering:
     cdef int64_t find(self, uint64_t row, bytes name) except -2:
         """The old row that `name` is about to lead somebody to, or -1."""
         names = self.names.get(row)
-        if names is None or name not in names:
+        found = None if names is None else names.get(name)
+        if found is None:
             return -1
-        old, lookups = names[name]
-        names[name] = (old, lookups + 1)
-        return old
+        found[1] += 1
+        return found[0]
 
     cdef int64_t find_for_worker(self, uint64_t row, const char *name) noexcept with gil:
         """What `find` finds."""
@@ -95,13 +99,24 @@ cdef class Lingering:
     def release(self, place not None, lookups not None):
         """Let this name, which lingers, lead to its new node, unless it has led anybody to the old one since `lookups`."""
         row, name = place
+        old, counted = self.names[row][name]
+        if counted == lookups:
+            self._note(old)  # first: who is killed in between has led nobody to the new one
+            self._drop(row, name)
+
+    def take_over(self):
+        """Let names lead to their new nodes that another process has released, which served until now."""
+        cdef uint64_t old
+        if self.released is not None:
+            for (row, name), old in self.nodes():
+                if self.released[old]:
+                    self._drop(row, name)
+
+    cdef int _drop(self, row, name) except -1:
         names = self.names[row]
-        old, counted = names[name]
-        if counted != lookups:
-            return
-        self._note(old)  # first: who is killed in between has led nobody to the new one
         del names[name]
         if not names:
             del self.names[row]
             self.marked[row] = 0
             self.any = bool(self.names)
+        return 0

@@ -104,6 +104,7 @@ cdef class Operations:
         """
         self.chunks.grow(index.tables.chunk_count)
         self.touches.grow(index.tables.chunk_count)
+        self.lingering.reserve(index.tables.node_count)
         self.lingering.swap(index.tables.node_count, replaced)
         self.index = index
         self.total_size = total_size

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-MOST = 5  # in a row, none of them after half a second of service
+MOST = 5  # that fail by themselves, none of them after half a second of service
 KILLED_SECONDS = 30.0  # from the first of a row, for which servers that are killed are replaced however often
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds before a server is started anew; twice as long each time
 
@@ -18,23 +18,28 @@ class Deaths:
     """Those in a row."""
 
     def __init__(self) -> None:
-        self.number = 0
         self._began = 0.0  # time.monotonic() of the first one
+        self.begin_anew()
 
     def begin_anew(self) -> None:
         """A server has served well: those before it were another row."""
         self.number = 0
+        self._failed = 0  # by themselves
 
-    def add(self, *, quick: bool) -> None:
-        """One has died, before it had served for any time worth the name (`quick`) or after that."""
-        self.number = self.number + 1 if quick else 1
-        if self.number == 1:
+    def add(self, *, quick: bool, killed: bool) -> None:
+        """One has died: before it had served for any time worth the name (`quick`), and by somebody else (`killed`)."""
+        if not quick:
+            self.begin_anew()
+        if self.number == 0:
             self._began = time.monotonic()
+        self.number += 1
+        self._failed += not killed
 
-    def are_hopeless(self, *, killed: bool) -> bool:
-        """Whether no other server is to be started.  `killed`: the last one was, by somebody else."""
-        waited = not killed or time.monotonic() >= self._began + KILLED_SECONDS
-        return self.number >= MOST and waited
+    @property
+    def are_hopeless(self) -> bool:
+        """Whether no other server is to be started."""
+        is_late = time.monotonic() >= self._began + KILLED_SECONDS
+        return self._failed >= MOST or (self.number >= MOST and is_late)
 
     @property
     def pause(self) -> float:

@@ -112,7 +112,7 @@ class FastEngine:
     def start(self) -> None:
         self._numbers = [self._engine.add_worker() for _ in range(WORKERS)]
         if self._inherited is not None:
-            self._send_again()
+            self._resume()
         self._start_workers()
         self._run("fuse-tick", self._tick)
         if self._inherited is None:
@@ -123,8 +123,9 @@ class FastEngine:
         for number in self._numbers:
             self._run(f"fuse-{number}", partial(self._serve, number))
 
-    def _send_again(self) -> None:
-        """Ask for what the predecessor took and did not answer."""
+    def _resume(self) -> None:
+        """Go on where another process stopped; ask for what that took and did not answer."""
+        self.lingering.take_over()
         if self._engine.resends:
             try:
                 self.notifier.send_again()
@@ -178,7 +179,7 @@ class FastEngine:
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         self._engine.go_on()
         self._halted = False
-        self._send_again()
+        self._resume()
         self._start_workers()
 
     # --------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class FlistMount:
             layers = self._flists[len(self._options.meta) :]
             return Estate(self._loaded, self._first, self._mounted, layers, self._since, engine, None)
         grafted, index, upper = pending
-        engine = engine._replace(replaced=[*engine.replaced, *grafted.replaced])
+        engine = engine._replace(replaced=[*engine.replaced, *self._lingering(grafted)])
         stale = Stale(grafted.entries, grafted.rows)
         return Estate(self._loaded, self._first, index, list(upper), self._since, engine, stale)
 
@@ -197,21 +197,24 @@ class FlistMount:
             grafted = graft(self._mounted, load_layers(indexes, self.state))
             return Swap(grafted, Index.anonymous(grafted.tables), layers)
 
-    def swap(self, tree: Swap, *, lingering: bool) -> None:
+    def swap(self, tree: Swap) -> None:
         """Serve what `prepare` made, which is used once and at once.
 
-        `lingering`: names that were replaced lead to the old node until `settle` finds that nobody holds it.
-        Raises OSError where the kernel could not be told.
+        Below a union, replaced names lead to the old node until `settle` finds that nobody holds it.  Raises
+        OSError where the kernel could not be told.
         """
         grafted, index, layers = tree
         if self._prefetcher is not None:
             self._prefetcher.swap(index)  # before anybody can touch what is new
-        self._engine.swap(index, grafted.replaced if lingering else ())
+        self._engine.swap(index, self._lingering(grafted))
         self._mounted = index
         if self._completion is not None:
             self._completion.replace(index)
         self._flists = [*self._options.meta, *layers]
         self.forget(grafted.entries, grafted.rows)
+
+    def _lingering(self, grafted: Graft) -> Sequence[tuple[tuple[int, bytes], int]]:
+        return () if self._options.read_only else grafted.replaced
 
     def forget(self, entries: Iterable[tuple[int, bytes]], rows: Iterable[int]) -> None:
         """Have the kernel ask anew for names (row of the directory, name) and attributes."""
@@ -226,8 +229,8 @@ class FlistMount:
         """Whether some replaced names still lead to their old nodes."""
         return self._engine.lingering.any
 
-    def settle(self) -> bool:
-        """Let replaced names lead to their new nodes where the kernel does not hold the old one; True: all do.
+    def settle(self) -> None:
+        """Let replaced names lead to their new nodes where the kernel does not hold the old one.
 
         A union above holds what it knows, so it has to be refreshed just before.
         """
@@ -239,7 +242,6 @@ class FlistMount:
             notifier.forget_entry(row + 1, name)
             if not notifier.forget_attributes(old + 1):
                 lingering.release(place, lookups)
-        return not self.lingers
 
     def _start_completion(self, served: Served, rate: int) -> None:
         from zerofs.prefetch.completion import Completion

@@ -45,6 +45,7 @@ class Server:
         self.prepared = False
         self.retiring = False
         self.ended = False  # it has taken the mount down
+        self.was_killed = False  # by somebody who had no reason that lies in the mount
         self.failure: tuple[str, int] | None = None  # the message, and the exit status that goes with it
         self.tell("hello", files, protocol=messages.PROTOCOL, **hello)
         self.connection.setblocking(False)
@@ -68,11 +69,12 @@ class Server:
             signal.pidfd_send_signal(self.end, number)
 
     def wait(self) -> str:
-        """Close everything once the process has ended, and say how it did."""
+        """Close everything once the process has ended, and say how it did; sets `was_killed`."""
         _, status = os.waitpid(self.process, 0)
         os.close(self.end)
         self.connection.close()
         code = os.waitstatus_to_exitcode(status)
+        self.was_killed = code == -signal.SIGKILL and self.failure is None
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
     @property

@@ -181,7 +181,7 @@ class _Service:
             self._add_overlay(self._overlay)
         if estate.stale is not None and not session.is_to_end:
             flist.forget(*estate.stale)
-            self._try_to_settle()
+            self._try(self._refresh)  # all but what lingers is new by now; `serve` settles that
             self._hand_over()
 
     def _hand_over(self, pending: Swap | None = None) -> None:
@@ -238,7 +238,8 @@ class _Service:
         # names that linger may have been left by a predecessor
         pause: float | None = None if self._session is None else _SETTLE_FIRST
         while True:
-            for event in self._watch.wait(pause):
+            events = self._watch.wait(pause)
+            for event in events:
                 if event is Event.HUP:
                     self._swap()
                     pause = _SETTLE_FIRST
@@ -251,7 +252,7 @@ class _Service:
                     return
                 elif self._retire():
                     return
-            if pause is not None:
+            if pause is not None and not events:
                 pause = min(pause * 2, _SETTLE_LONGEST) if self._still_lingers() else None
 
     def _open_control(self, flist: FlistMount) -> None:
@@ -288,37 +289,37 @@ class _Service:
             return
         try:
             self._hand_over(tree)  # before the kernel can learn of a node that a successor would not know
-            self._flist.swap(tree, lingering=self._overlay is not None)
-            self._settle()
+            self._flist.swap(tree)
+            self._refresh()
+            self._try(self._settle)
             self._hand_over()
         except (ZerofsError, OSError) as error:
             log.error("the tree was swapped, but some names may still show the old one: %s", describe(error))  # noqa: TRY400
         else:
             log.info("swapped the tree in %.0f ms", (time.monotonic() - started) * 1000)
 
-    def _settle(self) -> bool:
-        """Let replaced names lead to their new nodes where nobody holds the old ones; True: all do."""
-        if self._flist is None or self._overlay is None:
-            return True
-        end = time.monotonic() + _SETTLE_SECONDS
-        while True:
+    def _refresh(self) -> None:
+        if self._overlay is not None:
             self._overlay.refresh()
-            if self._flist.settle():
-                return True
-            if time.monotonic() > end:
-                return False
 
-    def _try_to_settle(self) -> bool:
-        """Do so, but only warn where that cannot be done."""
+    def _settle(self) -> None:
+        """Let replaced names lead to their new nodes where nobody holds the old ones."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while self._flist is not None and self._flist.lingers and time.monotonic() < end:
+            self._refresh()
+            self._flist.settle()
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """Do what makes names show the new tree; only warn where it cannot be done."""
         try:
-            return self._settle()
+            step()
         except (ZerofsError, OSError) as error:
             log.warning("some names may still show the old tree: %s", reason_of(error))
-            return False
 
     def _still_lingers(self) -> bool:
         """Whether some names lead to old nodes, after another look at who holds them."""
-        return self._flist is not None and self._flist.lingers and not self._try_to_settle()
+        self._try(self._settle)
+        return self._flist is not None and self._flist.lingers
 
 
 def read_layered(path: Path) -> list[str] | None:

@@ -117,7 +117,7 @@ class _Supervisor:
         self._add(wake, noted)
 
     def _pass_on(self, number: int) -> None:
-        if self._next is not None or (self._serving is None and number == signal.SIGHUP):
+        if self._next is not None or (number == signal.SIGHUP and not self._is_served):
             self._waiting.append(number)  # nobody can tell who will serve
             return
         if number != signal.SIGHUP:
@@ -127,6 +127,12 @@ class _Supervisor:
             self._serving.kill(number)
         elif self._again_at is not None:
             self._again_at = time.monotonic()  # a server is needed to take the mount down
+
+    @property
+    def _is_served(self) -> bool:
+        """Whether there is a server, and it does not have to take over yet."""
+        serving = self._serving
+        return serving is not None and (serving.ready_at is not None or not serving.succeeds)
 
     def _pass_on_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -138,6 +144,9 @@ class _Supervisor:
     def _start(self) -> Server:
         """Start a server with all that is held.  Raises OSError."""
         holding = self._holding
+        ending = (self._stopped or self._ending) and bool(holding.files)
+        if ending:
+            holding.withdraw()
         files = dict(holding.files)
         if self._control is not None:
             files["control"] = self._control.socket.fileno()
@@ -147,7 +156,7 @@ class _Supervisor:
             here=os.fspath(self._here),
             process=holding.source,
             takeovers=holding.takeovers + bool(holding.files),
-            ending=(self._stopped or self._ending) and bool(holding.files),
+            ending=ending,
             deposited=holding.deposit is not None,
         )
         holding.add_server(server.end)
@@ -183,6 +192,8 @@ class _Supervisor:
         match message.say:
             case "state":
                 self._holding.keep(message.files, message.fields)
+                if server is self._serving and self._next is not None:
+                    self._begin_anew(self._next)
             case "prepared":
                 server.prepared = True
                 self._is_prepared(server)
@@ -202,7 +213,7 @@ class _Supervisor:
     def _is_prepared(self, server: Server) -> None:
         if server is self._serving:  # its predecessor is dead
             self._let_begin(server)
-        elif server is self._next and self._serving is not None:
+        elif server is self._next and self._serving is not None and not self._serving.retiring:
             self._serving.retiring = True
             self._serving.tell("retire")
 
@@ -211,7 +222,8 @@ class _Supervisor:
         server.tell("go")
 
     def _has_retired(self, server: Server, *, drained: bool) -> None:
-        if server is not self._serving or self._next is None:
+        if server is not self._serving or self._next is None or not self._next.prepared:
+            server.retiring = False
             server.tell("resume")
         elif drained:
             self._let_begin(self._next)
@@ -256,7 +268,7 @@ class _Supervisor:
             self._gone.remove(server)
         elif server is self._next:
             self._next = None
-            self._has_failed(server, how)
+            self._has_failed(*(server.failure or (f"the new process {how} before it could take over", 5)))
         elif server.ended:
             self._serving = None
         elif not self._holding.files:
@@ -264,9 +276,8 @@ class _Supervisor:
         else:
             self._replace(server, how)
 
-    def _has_failed(self, server: Server, how: str) -> None:
+    def _has_failed(self, message: str, code: int) -> None:
         """A successor is no more; the one that serves goes on."""
-        message, code = server.failure or (f"the new process {how} before it could take over", 5)
         self._askers.answer({"error": message, "code": code})
         log.warning("the mount is served by process %d as before: %s", self._alive().process, message)
         if self._alive().retiring:
@@ -291,27 +302,33 @@ class _Supervisor:
     def _replace(self, server: Server, how: str) -> None:
         """Have another process serve, unless that has proved to be in vain."""
         why = how if server.failure is None else f"{how}: {server.failure[0]}"
-        log.warning("process %d, which served the mount, %s", server.process, why)
-        self._deaths.add(quick=server.is_quick)
+        did = "served" if server.ready_at is not None else "was to serve"
+        log.warning("process %d, which %s the mount, %s", server.process, did, why)
+        self._deaths.add(quick=server.is_quick, killed=server.was_killed)
         if not self._holding.resends:
             self._give_up(
                 "its server died, and this kernel cannot be asked to send again what that had taken"
             )
-        if self._deaths.are_hopeless(killed=server.failure is None and how.endswith(signal.SIGKILL.name)):
+        if self._deaths.are_hopeless:
             self._give_up(f"its server died {self._deaths.number} times in a row; the last one {why}")
-        if self._next is not None:
-            self._serving, self._next = self._next, None
-            if self._serving.prepared:
-                self._let_begin(self._serving)
-            return
-        self._serving, self._again_at = None, time.monotonic() + self._deaths.pause
+        self._serving, self._next = self._next, None
+        if self._serving is None:
+            self._again_at = time.monotonic() + self._deaths.pause
+        elif self._serving.prepared:
+            self._let_begin(self._serving)
+        self._pass_on_waiting()
 
     def _start_again(self) -> None:
+        """Have another server serve, where there is none."""
         self._again_at = None
         try:
             self._serving = self._start()
-        except OSError as error:
-            self._give_up(f"no other server can be started: {error.strerror}")
+        except OSError as error:  # as on a host that has no memory
+            log.warning("no other server can be started for now: %s", error.strerror)
+            self._deaths.add(quick=True, killed=True)
+            if self._deaths.are_hopeless:
+                self._give_up(f"no other server can be started: {error.strerror}")
+            self._again_at = time.monotonic() + self._deaths.pause
 
     def _give_up(self, reason: str) -> None:
         self._serving = None
@@ -328,6 +345,18 @@ class _Supervisor:
 
     # -- upgrades --------------------------------------------------------------------------
 
+    def _begin_anew(self, server: Server) -> None:
+        """Have another one prepare to take over in place of `server`, which was given what does not hold any more."""
+        self._gone.append(server)
+        server.kill()
+        self._next = None
+        try:
+            self._next = self._start()
+        except OSError as error:
+            self._has_failed(
+                f"the tree was swapped, and no other process can be started: {error.strerror}", 5
+            )
+
     def _upgrade(self) -> str | None:
         """Begin to replace the server; why not, if so."""
         serving = self._serving
@@ -335,7 +364,12 @@ class _Supervisor:
             return "an upgrade is under way already"
         if self._ending or self._stopped or not self._holding.files:
             return "the mount is just starting, or ending"
-        if serving is None or serving.ready_at is None:
+        if serving is None:
+            self._again_at = time.monotonic()  # from the program as it is on disk now
+            return None
+        if serving.ready_at is None and not serving.succeeds:
+            return "the mount is just starting, or ending"
+        if serving.ready_at is None:
             self._asked_early = True  # it may have begun before the program on the disk was another one
             return None
         try:
