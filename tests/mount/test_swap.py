@@ -14,6 +14,7 @@ import pytest
 from tests.mount.conftest import Image, write
 from tests.support.sandbox import MountProcess, Sandbox
 from tests.support.versions import VersionReaders, shown, write_version
+from tests.support.waiter import Waiting
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting an overlay takes root")
@@ -92,6 +93,31 @@ def test_swaps_under_readers_of_what_is_replaced(
             hang_up(mount, backend, image.flist)
             time.sleep(0.2)
         eventually(lambda: shown(mount.target) == {3}, "the last version")
+
+
+def test_killed_while_it_waits_for_a_reader_of_its_own(
+    pack: Callable[..., Image], sandbox: Sandbox, backend: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader sees an error, as after every death; and the place can be mounted at again."""
+    waiting, hook = Waiting(sandbox), sandbox.directory("hook")
+    (hook / "sitecustomize.py").write_text(
+        f"import sys\nif 'g8ufs' in sys.orig_argv[1]:\n    exec({waiting.code!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(hook), prepend=os.pathsep)
+    image = pack("base", base)
+    options = ("--meta", image.flist, "--ro", "--backend", backend, "--cache", sandbox.path / "cache")
+    mount = sandbox.mount(*options, "--engine", "fast", "--storage-url", f"dir://{image.store}")
+    monkeypatch.delenv("PYTHONPATH")
+    layer = pack("update", update).flist
+
+    def swap() -> None:
+        (backend / ".layered").write_text(str(layer))
+        mount.process.send_signal(signal.SIGHUP)
+
+    status, said = waiting.kill(mount.pid, mount.target, swap)
+    assert (status, said) == (1, "")
+    assert mount.wait() == -signal.SIGKILL
+    sandbox.run("zerofs", "umount", mount.target)
 
 
 def test_swaps_again_and_back(mount: MountProcess, backend: Path, pack: Callable[..., Image]) -> None:

@@ -70,7 +70,7 @@ def test_a_crash_loop_ends_the_mount(
     os.kill(server, signal.SIGKILL)
     assert mount.process.wait(60) == 5
     assert mounts_below(sandbox.path) == []
-    assert "is given up: its server died 5 times in a row" in mount.process.log()
+    assert "is given up: its server died 6 times in a row" in mount.process.log()
 
 
 WITHOUT = """

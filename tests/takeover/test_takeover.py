@@ -21,6 +21,7 @@ from tests.support.mounts import mounted_at, mounts_below
 from tests.support.redisserver import RedisServer
 from tests.support.sandbox import Sandbox
 from tests.support.versions import VersionReaders, shown, write_version
+from tests.support.waiter import Waiting
 from tests.support.waiting import SECONDS, eventually
 from tests.takeover.conftest import Readers, Supervised, base, hang_up, update
 
@@ -257,12 +258,13 @@ def later(self):
         time.sleep(0.01)
     await_turn(self)
 Session.await_turn = later
-from zerofs.mount.notify import Notifier
-forget_attributes = Notifier.forget_attributes
-def slowly(self, inode):
+from zerofs.mount.notify import Teller
+forget_and_ask = Teller.forget_and_ask
+def slowly(self, names):
+    found = forget_and_ask(self, names)
     time.sleep(0.2)  # between two steps of a look at what lingers
-    return forget_attributes(self, inode)
-Notifier.forget_attributes = slowly
+    return found
+Teller.forget_and_ask = slowly
 """
 
 
@@ -288,6 +290,23 @@ def test_a_name_that_is_released_while_a_successor_prepares(
     while time.monotonic() < end:
         assert name.read_text() == "new"
     pool.shutdown()
+
+
+def test_a_server_that_dies_while_it_waits_for_a_reader_of_its_own(
+    pack: Callable[..., Image], supervised: Mount, sandbox: Sandbox, next_server: Callable[[str], None]
+) -> None:
+    """Its successor answers the reader."""
+    backend = sandbox.directory("backend")
+    waiting = Waiting(sandbox)
+    next_server(waiting.code)
+    mount = supervised(pack("base", base), "--backend", backend, "--ro")
+    next_server("")
+    layer = pack("update", update).flist
+    status, said = waiting.kill(
+        mount.server, mount.target, lambda: hang_up(mount.process.pid, backend, layer)
+    )
+    assert (status, said.split()) == (0, ["fresh", "held", "kept"])
+    assert (mount.target / "held").read_text() == "new"
 
 
 DIES_WITH_WHAT_THE_KERNEL_FORGETS = """

@@ -33,8 +33,13 @@ class Channel:
 
     _is_ours = True  # to be closed by llfuse
 
-    def __init__(self, operations: object, mountpoint: Path, options: set[str]) -> None:
-        """Mount.  `operations` are what llfuse would call; raises MountError where the host does not allow it."""
+    def __init__(
+        self, operations: object, mountpoint: Path, options: set[str], *, succeeded: bool = False
+    ) -> None:
+        """Mount.  `operations` are what llfuse would call; raises MountError where the host does not allow it.
+
+        `succeeded`: another process goes on with the mount when this one dies.
+        """
         import llfuse
 
         self.mountpoint = mountpoint
@@ -50,7 +55,7 @@ class Channel:
             reason = captured[0] if captured else "libfuse gives no reason"
             raise MountError(f"cannot mount at {mountpoint}: {reason}", hint=_hint(reason))
         (descriptor,) = notify.channels() - before
-        self._set_up(descriptor, mountinfo.top(mountpoint))
+        self._set_up(descriptor, mountinfo.top(mountpoint), succeeded=succeeded)
 
     @classmethod
     def inherited(cls, descriptor: int, mountpoint: Path, mount_id: int | None) -> Channel:
@@ -58,16 +63,17 @@ class Channel:
         self = cls.__new__(cls)
         self._is_ours = False
         self.mountpoint = mountpoint
-        self._set_up(descriptor, next((mount for mount in mountinfo.read() if mount.id == mount_id), None))
+        mount = next((mount for mount in mountinfo.read() if mount.id == mount_id), None)
+        self._set_up(descriptor, mount, succeeded=True)
         return self
 
-    def _set_up(self, descriptor: int, mount: mountinfo.Mount | None) -> None:
+    def _set_up(self, descriptor: int, mount: mountinfo.Mount | None, *, succeeded: bool) -> None:
         # `cut` interrupts threads by it, and llfuse ends its workers so; without a handler it would end the process
         signal.signal(signal.SIGUSR1, lambda *_: None)
         self._mount = mount
         self.device = "" if mount is None else mount.device  # "major:minor", as the mount table says
         self.descriptor = descriptor
-        self.notifier = notify.Notifier(descriptor)
+        self.notifier = notify.Notifier(descriptor, self.device, self.mountpoint, succeeded=succeeded)
 
     @property
     def mount_id(self) -> int | None:

@@ -83,7 +83,8 @@ class FastEngine:
             self._channel = Channel.inherited(inherited.channel, mountpoint, inherited.mount_id)
             self._released: int | None = inherited.released
         else:
-            self._channel = Channel(None, mountpoint, options)  # llfuse mounts, and is never asked to answer
+            # llfuse mounts, and is never asked to answer
+            self._channel = Channel(None, mountpoint, options, succeeded=shared)
             self._released = os.memfd_create("zerofs-released", os.MFD_CLOEXEC) if shared else None
         self.notifier = self._channel.notifier
         self.device = self._channel.device

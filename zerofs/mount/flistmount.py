@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from zerofs.flist.graft import Graft
     from zerofs.mount.estate import Estate
     from zerofs.mount.fast_engine import FastEngine
+    from zerofs.mount.notify import Teller
     from zerofs.mount.session import Session
     from zerofs.mount.timings import Timings
     from zerofs.prefetch.completion import Completion
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TOGETHER = 16  # names whose old nodes are asked for at a time: who looks one up meanwhile goes on seeing it
 _LARGE = 128 << 10  # bytes; chunks and payloads, which would else stay with the threads that had them
 
 
@@ -218,30 +220,39 @@ class FlistMount:
 
     def forget(self, entries: Iterable[tuple[int, bytes]], rows: Iterable[int]) -> None:
         """Have the kernel ask anew for names (row of the directory, name) and attributes."""
-        notifier = self._engine.notifier
-        for row, name in entries:
-            notifier.forget_entry(row + 1, name)
-        for row in rows:
-            notifier.forget_attributes(row + 1)
+        with self._engine.notifier.at_work() as kernel:
+            kernel.forget_entries((row + 1, name) for row, name in entries)
+            kernel.forget_attributes(row + 1 for row in rows)
 
     @property
     def lingers(self) -> bool:
         """Whether some replaced names still lead to their old nodes."""
         return self._engine.lingering.any
 
-    def settle(self) -> None:
+    def settle(self, refresh: Callable[[], None], seconds: float) -> None:
         """Let replaced names lead to their new nodes where the kernel does not hold the old one.
 
-        A union above holds what it knows, so it has to be refreshed just before.
+        What the union above holds it lets go of where it is not in use when it is `refresh`ed; that is done again and
+        again, for so many seconds.  Raises OSError, and what `refresh` raises.
         """
-        lingering, notifier = self._engine.lingering, self._engine.notifier
-        for place, old in lingering.nodes():
-            row, name = place
-            lookups = lingering.lookups(place)
-            # takes the lock of the directory: every answer that was given in it by now has arrived
-            notifier.forget_entry(row + 1, name)
-            if not notifier.forget_attributes(old + 1):
-                lingering.release(place, lookups)
+        lingering, end = self._engine.lingering, time.monotonic() + seconds
+        if not lingering.any:
+            return
+        with self._engine.notifier.at_work() as kernel:
+            while lingering.any and time.monotonic() < end:
+                refresh()
+                nodes = lingering.nodes()
+                for at in range(0, len(nodes), _TOGETHER):
+                    self._release(kernel, nodes[at : at + _TOGETHER])
+
+    def _release(self, kernel: Teller, names: Sequence[tuple[tuple[int, bytes], int]]) -> None:
+        lingering = self._engine.lingering
+        lookups = [lingering.lookups(place) for place, _ in names]
+        # a name takes the lock of its directory: every answer that was given in that by now has arrived
+        asked = [(row + 1, name, old + 1) for (row, name), old in names]
+        for (place, _), count, held in zip(names, lookups, kernel.forget_and_ask(asked), strict=True):
+            if not held:
+                lingering.release(place, count)
 
     def _start_completion(self, served: Served, rate: int) -> None:
         from zerofs.prefetch.completion import Completion

@@ -4,17 +4,28 @@ The tree that a mount serves changes only in a live swap, so the kernel caches n
 ever, and is told here what no longer holds.  Messages are those of the kernel's ``fuse.h`` (protocol 7.12 and
 later): a header of (length, code, 0) and the code's own struct.
 
-Any thread may call this, but not one that serves a request: the kernel takes the directory's lock, for
-which a lookup in it may be waiting.
+To forget a name the kernel takes the lock of its directory, which whoever looks it up or lists it holds until the
+answer, and nothing can interrupt that wait.  Were it a thread of the server that waits, a server that is killed could
+not end: its channel would stay open, and nobody would ever answer.  So another process does the writing, a small one
+that is forked for a while (`Notifier.at_work`).  Where no successor takes the mount over, a second one sees to it that
+the connection ends with the server.
+
+Main thread; no locks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 import stat
 import struct
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+
+from zerofs.mount._linux import fork_watcher, fork_writer
 
 _HEADER = struct.Struct("<IiQ")  # length, notification code (in place of an errno), unique (0)
 _INVAL_INODE = struct.Struct("<Qqq")  # node id, offset (-1: attributes alone), length
@@ -23,6 +34,8 @@ _DEVICE = os.makedev(10, 229)  # the kernel's numbers for /dev/fuse
 _CODE_INVAL_INODE = 2
 _CODE_INVAL_ENTRY = 3
 _CODE_RESEND = 7
+_RESULT = struct.Struct("<i")  # an errno, for each message that was told
+MOST = 128  # messages at a time
 
 
 def channels() -> set[int]:
@@ -39,30 +52,107 @@ def channels() -> set[int]:
 
 
 class Notifier:
-    """Sends notifications over one FUSE channel."""
+    """Sends notifications over one FUSE channel.
 
-    def __init__(self, channel: int) -> None:
+    `device` is the mount's ("major:minor").  `succeeded`: another process goes on with the mount when this one dies.
+    """
+
+    def __init__(self, channel: int, device: str, mountpoint: Path, *, succeeded: bool) -> None:
         self._channel = channel
+        self._abortion = Path("/sys/fs/fuse/connections", device.rpartition(":")[2], "abort")
+        self._mountpoint = mountpoint
+        self._succeeded = succeeded
 
-    def forget_entry(self, directory: int, name: bytes) -> bool:
-        """Drop what is known of `name` in the directory with node id `directory`; False: nothing was known."""
-        body = _INVAL_ENTRY.pack(directory, len(name), 0) + name + b"\0"
-        return self._send(_CODE_INVAL_ENTRY, body)
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Teller]:
+        """Somebody to tell the kernel, as long as the block runs.  Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                writer = fork_writer(theirs.fileno(), self._channel)
+            with self._watched(writer):  # until the writer has ended
+                try:
+                    yield Teller(ours)
+                finally:
+                    ours.close()
+                    os.waitpid(writer, 0)
 
-    def forget_attributes(self, inode: int) -> bool:
-        """Drop the cached attributes (and the cached listing) of a node; False: the node was not known."""
-        return self._send(_CODE_INVAL_INODE, _INVAL_INODE.pack(inode, -1, 0))
+    @contextlib.contextmanager
+    def _watched(self, writer: int) -> Iterator[None]:
+        """Have the connection ended where this process dies while `writer` waits for somebody whom nobody answers."""
+        if self._succeeded:
+            yield
+            return
+        process = os.pidfd_open(writer)
+        alive, ended = os.pipe2(os.O_CLOEXEC)
+        try:
+            watcher = fork_watcher(alive, process, self._abortion, self._mountpoint)
+        finally:
+            os.close(alive)
+            os.close(process)
+        try:
+            yield
+        finally:
+            os.close(ended)
+            os.waitpid(watcher, 0)
 
     def send_again(self) -> None:
         """Have the kernel send every request again that was taken and not answered (Linux 6.9, where negotiated)."""
-        self._send(_CODE_RESEND, b"")
+        os.write(self._channel, _HEADER.pack(_HEADER.size, _CODE_RESEND, 0))
 
-    def _send(self, code: int, body: bytes) -> bool:
-        try:
-            os.write(self._channel, _HEADER.pack(_HEADER.size + len(body), code, 0) + body)
-        except OSError as error:
+
+class Teller:
+    """Tells the kernel what it is to forget.  Nodes are given by their ids."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def forget_entries(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        """Drop what is known of names: (node id of the directory, name)."""
+        for batch in _batches(_entry(directory, name) for directory, name in entries):
+            self._tell(batch)
+
+    def forget_attributes(self, nodes: Iterable[int]) -> None:
+        """Drop the cached attributes (and the cached listing) of nodes."""
+        for batch in _batches(map(_attributes, nodes)):
+            self._tell(batch)
+
+    def forget_and_ask(self, names: Sequence[tuple[int, bytes, int]]) -> list[bool]:
+        """Drop what is known of names, (node id of the directory, name, another node id); whether that node is known.
+
+        Each name is followed by its node at once.  Few of them: they are told in one piece.
+        """
+        pairs = ([_entry(directory, name), _attributes(node)] for directory, name, node in names)
+        return self._tell([message for pair in pairs for message in pair])[1::2]
+
+    def _tell(self, messages: Sequence[bytes]) -> list[bool]:
+        """Whether what each message is about was known."""
+        self._connection.sendall(b"".join(messages))
+        answer = self._connection.recv(_RESULT.size * len(messages))
+        results = [number for (number,) in _RESULT.iter_unpack(answer)]
+        for number in results:
             # ENOTDIR: the directory was replaced by something else, and is unknown with all that it held
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return False
-            raise
-        return True
+            if number not in (0, errno.ENOENT, errno.ENOTDIR):
+                raise OSError(number, os.strerror(number))
+        if len(results) != len(messages):
+            raise OSError(errno.EPIPE, "the process that tells the kernel has ended")
+        return [number == 0 for number in results]
+
+
+def _entry(directory: int, name: bytes) -> bytes:
+    return _message(_CODE_INVAL_ENTRY, _INVAL_ENTRY.pack(directory, len(name), 0) + name + b"\0")
+
+
+def _attributes(node: int) -> bytes:
+    return _message(_CODE_INVAL_INODE, _INVAL_INODE.pack(node, -1, 0))
+
+
+def _message(code: int, body: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), code, 0) + body
+
+
+def _batches(messages: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    """As many at a time as one datagram surely holds: no message is longer than a name."""
+    messages = iter(messages)
+    while batch := list(islice(messages, MOST)):
+        yield batch

@@ -304,10 +304,8 @@ class _Service:
 
     def _settle(self) -> None:
         """Let replaced names lead to their new nodes where nobody holds the old ones."""
-        end = time.monotonic() + _SETTLE_SECONDS
-        while self._flist is not None and self._flist.lingers and time.monotonic() < end:
-            self._refresh()
-            self._flist.settle()
+        if self._flist is not None:
+            self._flist.settle(self._refresh, _SETTLE_SECONDS)
 
     def _try(self, step: Callable[[], None]) -> None:
         """Do what makes names show the new tree; only warn where it cannot be done."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zerofs.errors import MountError
 from zerofs.mount import mountinfo
-from zerofs.mount._linux import MNT_DETACH, UMOUNT_NOFOLLOW, umount
+from zerofs.mount._linux import MNT_DETACH, MNT_FORCE, UMOUNT_NOFOLLOW, umount
 from zerofs.mount.mountinfo import Mount
 
 logger = logging.getLogger(__name__)
@@ -24,13 +24,14 @@ _FUSERMOUNT_SECONDS = 20.0
 _NOT_MOUNTED = (errno.EINVAL, errno.ENOENT)
 
 
-def unmount(target: str | os.PathLike[str]) -> bool:
+def unmount(target: str | os.PathLike[str], *, dead: bool = False) -> bool:
     """Unmount what is seen at `target`; False where nothing is mounted.  A busy mount is detached.
 
+    `dead`: nobody serves it, so that whoever waits for an answer is not kept waiting by others that have its channel.
     Raises MountError where it is not permitted.
     """
     try:
-        umount(target, UMOUNT_NOFOLLOW)
+        umount(target, UMOUNT_NOFOLLOW | (MNT_FORCE if dead else 0))
     except OSError as error:
         if error.errno in _NOT_MOUNTED:
             return False
@@ -85,7 +86,7 @@ def clear_target(target: Path) -> None:
         server = server_of(mount)
         if mountinfo.is_dead(mount):
             logger.warning("%s: taking down the mount of a dead process", target)
-            unmount(target)
+            unmount(target, dead=True)
         elif (server := server or server_by_asking(mount)) is not None:
             raise MountError(
                 f"{target} is busy: a flist is mounted there already by process {server}",
@@ -134,4 +135,4 @@ def clear_backend(backend: Path, *, upper: Path) -> None:
     flists = [m.target for m in mountinfo.at(backend / "ro", mounts) if m.is_ours]
     for target in overlays + flists:
         logger.warning("%s: taking down the mount of a dead process", target)
-        unmount(target)
+        unmount(target, dead=True)

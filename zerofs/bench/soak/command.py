@@ -26,8 +26,8 @@ from zerofs.sizes import parse_size
 
 _DESCRIPTION = """\
 Read a mount without a pause while a fault strikes it each second: its stores delay, lose, cut, reset, corrupt, lie and
-restart, the disk of its cache is full, its process is killed.  Every byte that is read is compared.  The exit status
-is 0 where no byte was wrong, nothing waited beyond its deadline and no mount was lost.
+restart, the disk of its cache is full, its tree is swapped, its process is killed.  Every byte is compared.
+The exit status is 0 where no byte was wrong, nothing waited beyond its deadline and no mount was lost.
 """
 _EPILOG = """\
 examples:

@@ -117,6 +117,10 @@ def rot(path: Path, chance: random.Random) -> None:
             file.write(bytes([byte ^ (1 << chance.randrange(8))]))
 
 
+def _swap(world: World) -> None:
+    world.mounted.swap()
+
+
 def _upgrade(world: World) -> None:
     world.mounted.upgrade()
 
@@ -132,6 +136,7 @@ FAULTS: dict[str, Kind] = {
     "full disk": Kind(_fill_disk, lambda world: world.disk is not None),
     "SIGKILL": Kind(_kill),
     ROT: Kind(_kill_and_rot),
+    "live swap": Kind(_swap),
     "takeover": Kind(_upgrade, lambda world: world.mounted.supervised),
     "SIGKILL in a takeover": Kind(_kill_in_takeover, lambda world: world.mounted.supervised),
 }

@@ -12,10 +12,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from zerofs.bench.subjects import READY, program
 from zerofs.errors import MountError
+from zerofs.mount.service import LAYERED
 from zerofs.mount.unmount import unmount
 
 START_PATIENCE = 30.0  # seconds until a start counts as failed
@@ -30,11 +32,24 @@ def supervision() -> bool:
 
 
 class Mounted:
-    """A mount command in the foreground, and the process that serves."""
+    """A mount command in the foreground, and the process that serves: as root below a union, else alone.
 
-    def __init__(self, workdir: Path, options: Sequence[str | os.PathLike[str]], *, supervised: bool) -> None:
-        self.target = workdir / "mnt"
+    `layers`: flists that are laid over the mounted one in turn, one with each `swap`.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        options: Sequence[str | os.PathLike[str]],
+        layers: Sequence[Path],
+        *,
+        supervised: bool,
+    ) -> None:
+        self.target, self._backend = workdir / "mnt", workdir / "backend"
         self.target.mkdir()
+        union = os.geteuid() == 0
+        self._lower = self._backend / "ro" if union else self.target  # who serves it answers to statfs there
+        self._layers = cycle(layers)
         self.log = workdir / "mount.log"
         self.supervised = supervised
         self.lost = 0  # ends that nobody asked for, and starts that failed
@@ -42,7 +57,8 @@ class Mounted:
             float
         ] = []  # seconds from the command, or the death of a server, until the mount serves
         self._served = 0.0  # time.monotonic(): since when
-        self._command = [_program("g8ufs"), "--ro", *options, *(["--supervised"] if supervised else [])]
+        self._command = [_program("g8ufs"), "--backend", os.fspath(self._backend), *options]
+        self._command += ["--ro"] * (not union) + ["--supervised"] * supervised
         self._upgrade = [zerofs_program(), "upgrade", os.fspath(self.target)]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -107,7 +123,7 @@ class Mounted:
                 self._process.send_signal(signal.SIGCONT)
         try:  # statfs is answered by whoever serves, never by the kernel; a process of its own may hang
             subprocess.run(
-                ["stat", "-f", self.target], stdout=subprocess.DEVNULL, check=True, timeout=START_PATIENCE
+                ["stat", "-f", self._lower], stdout=subprocess.DEVNULL, check=True, timeout=START_PATIENCE
             )
         except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
             self.lost += 1
@@ -122,6 +138,12 @@ class Mounted:
         """Hand the mount to another process on purpose."""
         if subprocess.run(self._upgrade, capture_output=True, check=False).returncode:
             self.lost += 1
+
+    def swap(self) -> None:
+        """Begin to lay the next flist over the mounted one, live."""
+        (self._backend / LAYERED).write_text(os.fspath(next(self._layers)))
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
 
     def ensure(self) -> None:
         """Count a mount that ended by itself, and start it again."""

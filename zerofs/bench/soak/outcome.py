@@ -35,6 +35,7 @@ class Outcome:
     longest: float = 0.0
     lost: int = 0  # mounts that ended by themselves, or did not start
     starts: list[float] = field(default_factory=list)  # after a kill, until the mount serves again
+    swaps: int = 0  # live swaps that were done
     checks: int = 0  # comparisons of the whole tree, each with another after it had healed
     cache: Watched = UNSEEN
     proofs: int = 0  # of the cache, by `zerofs fsck`
@@ -116,6 +117,7 @@ def _rows(outcome: Outcome) -> Mapping[str, str]:
         "hangs beyond the deadline": f"{outcome.hangs} (timeout {outcome.timeout:g} s, "
         f"longest wait {outcome.longest:.2f} s)",
         "mounts lost": str(outcome.lost),
+        "trees swapped": str(outcome.swaps),
         "whole tree compared": f"{outcome.checks} times",
         "served again after a kill": f"{len(starts)} times: median {quantile(starts, 0.5):.3f} s, "
         f"95 % {quantile(starts, 0.95):.3f} s, "

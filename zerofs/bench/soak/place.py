@@ -65,7 +65,8 @@ class Place:
                 disk = SmallDisk(workdir / "disk", 4 * settings.cache_size)
                 stack.callback(disk.close)
             cache = workdir / "disk" / "cache"
-            mounted = Mounted(workdir, _options(settings, stores, cache), supervised=supervised)
+            options, layers = _options(settings, stores, cache), (stores.twin, stores.flist)
+            mounted = Mounted(workdir, options, layers, supervised=supervised)
             stack.callback(mounted.close)
             self.world = World(stores, mounted, disk, cache, random.Random(settings.seed))
             self._readers: list[subprocess.Popen[bytes]] = []
@@ -140,10 +141,9 @@ class Place:
         self.mounted.close()
         self.outcome.lost = self.mounted.lost
         self.outcome.starts = self.mounted.starts
-        levels = re.findall(
-            r"\b(WARNING|ERROR|CRITICAL|Traceback|killed by SIG(?!KILL)\w+)\b",
-            self.mounted.log.read_text(errors="replace"),
-        )
+        log = self.mounted.log.read_text(errors="replace")
+        self.outcome.swaps = log.count("swapped the tree in ")
+        levels = re.findall(r"\b(WARNING|ERROR|CRITICAL|Traceback|killed by SIG(?!KILL)\w+)\b", log)
         self.outcome.warnings = dict(Counter(levels))
         return self.outcome
 

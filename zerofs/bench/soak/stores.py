@@ -62,11 +62,15 @@ class Replica:
 
 
 class Stores:
-    """The replicas, filled with the chunks of the tree `source`, its flist, and the liar.  Leaving it ends them."""
+    """The replicas, filled with the chunks of the tree `source`, its flist, and the liar.  Leaving it ends them.
+
+    The flist `twin` has every second file with another time of change, which nobody compares: laid over the
+    first one it replaces these files, and everything looks as before.
+    """
 
     def __init__(self, workdir: Path, source: Path, replicas: int = 2) -> None:
         self.source = source
-        self.flist = workdir / "tree.flist"
+        self.flist, self.twin = workdir / "tree.flist", workdir / "twin.flist"
         self.router = workdir / "router.yaml"
         with ExitStack() as stack:
             self.replicas = [Replica(workdir / f"replica-{number}") for number in range(replicas)]
@@ -74,7 +78,10 @@ class Stores:
                 stack.callback(replica.close)
             self.liar = stack.enter_context(RedisProcess(workdir / "liar"))
             to = [word for each in self.replicas for word in ("--store", each.server.url)]
-            host.command(program("zerofs") or "zerofs", "pack", "--no-router", *to, source, self.flist)
+            pack = (program("zerofs") or "zerofs", "pack", "--no-router", *to, source)
+            host.command(*pack, self.flist)
+            _change(source)
+            host.command(*pack, self.twin)
             for replica in self.replicas:
                 replica.keep()
             _mislead(self.replicas[0].server, self.liar)
@@ -93,6 +100,16 @@ class Stores:
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
+
+
+def _change(source: Path) -> None:
+    """Give every second file another time of change; flists keep whole seconds."""
+    files = [path for path in sorted(source.rglob("*")) if path.is_file() and not path.is_symlink()]
+    newest = max(int(path.stat().st_ctime) for path in files)
+    while int(time.time()) <= newest:
+        time.sleep(0.05)
+    for path in files[::2]:
+        path.chmod(path.stat().st_mode & 0o7777)
 
 
 def ask(server: RedisProcess, *words: bytes) -> Nested:
