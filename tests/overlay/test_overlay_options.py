@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.overlay.conftest import PLAIN, bound
+from tests.support.refreshing import refresh
 from tests.support.sandbox import Sandbox
 from zerofs.errors import BackendError, MountError
 from zerofs.mount import mountinfo, overlay
@@ -136,7 +137,7 @@ def test_read_only_on_demand(sandbox: Sandbox, source: Path) -> None:
         backend.make_layers()
         with bound(source, backend.ro):
             union = overlay.mount_overlay(backend, target, flags=MS_RDONLY)
-            union.refresh()
+            refresh(union)
             assert (target / "plain").read_bytes() == PLAIN
             with pytest.raises(OSError, match="Read-only"):
                 (target / "new").touch()
@@ -153,12 +154,12 @@ def test_a_union_that_is_gone_or_covered(
             union = overlay.mount_overlay(backend, target)
             mount("none", target, "tmpfs")
             with pytest.raises(MountError, match="not to be seen"):
-                union.refresh()
+                refresh(union)
             union.close()
             assert "mounted over the union" in caplog.text
             unmount(target)
             union.close()
             union.close()
             with pytest.raises(MountError, match="not to be seen"):
-                union.refresh()
+                refresh(union)
             assert mountinfo.top(target) is None

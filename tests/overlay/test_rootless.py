@@ -19,6 +19,7 @@ import os, shutil, signal, stat, subprocess, sys, tempfile
 from pathlib import Path
 from zerofs.errors import BackendError, MountError
 from zerofs.mount import _linux, backend, fuse_overlayfs, mountinfo, overlay
+from zerofs.mount.notify import Notifier
 
 here = Path(sys.argv[1])
 
@@ -205,7 +206,8 @@ with backend.open_backend(here / "work/backend") as taken:
     union = overlay.mount_overlay(taken, target)
     assert "userxattr" in mountinfo.top(target).super_options.decode()
     exercise(target)
-    union.refresh()
+    with Notifier(0, "", target, succeeded=True).at_work() as kernel:
+        union.refresh(kernel)
     union.close()
     assert mountinfo.top(target) is None
 with backend.open_backend(None, base=here / "work/private", rw_size=1 << 20) as taken:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.overlay.conftest import NOBODY, PLAIN, Join, as_nobody
+from tests.support.refreshing import refresh
 from tests.support.sandbox import Sandbox
 
 
@@ -144,7 +145,7 @@ def test_two_private_unions_do_not_disturb_each_other(join: Join) -> None:
 
 def test_a_refresh_keeps_open_files_and_flags(join: Join, backend: Path) -> None:
     with join(backend) as union, (union.target / "plain").open("rb") as held:
-        union.overlay.refresh()
+        refresh(union.overlay)
         assert held.read() == PLAIN
         assert as_nobody(union.target / "suid", "-u").stdout == "0\n"
 

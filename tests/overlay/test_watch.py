@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.overlay.conftest import Join, Server
+from tests.support.refreshing import refresh
 from tests.support.sandbox import Sandbox
 from zerofs.mount._linux import MS_BIND, mount
 from zerofs.mount.unmount import unmount
@@ -108,7 +109,7 @@ def test_a_union_over_a_server_that_is_unmounted_from_outside(events: Events, jo
     watch, seen = events
     with join() as union:
         watch.add_mount(union.target)
-        union.overlay.refresh()
+        refresh(union.overlay)
         subprocess.run(["umount", union.target], check=True)
         assert next(seen) is Event.UNMOUNTED
 

@@ -147,6 +147,7 @@ cdef extern from *:
     #endif
     #define ZEROFS_MOST_MESSAGES 4096 /* in a datagram of ZEROFS_MOST_BYTES: none is shorter than its header of 16 */
     #define ZEROFS_MOST_BYTES 65536
+    #define ZEROFS_REMOUNT 0x7a66 /* in place of the code of a notification: flags, and what is remounted */
     #define ZEROFS_PATIENCE 200 /* milliseconds until a writer that does not end is taken to be waiting */
 
     static void zerofs_close_between(unsigned first, unsigned last)
@@ -170,6 +171,26 @@ cdef extern from *:
         zerofs_close_between(high + 1, ~0u);
     }
 
+    struct zerofs_message {
+        uint32_t length;
+        int32_t code;
+        uint64_t unique;
+    };
+
+    static int zerofs_tell(int channel, const char *message, uint32_t length)
+    {
+        struct zerofs_message header;
+        uint64_t flags;
+        size_t body = sizeof header + sizeof flags;
+        memcpy(&header, message, sizeof header);
+        if (header.code != ZEROFS_REMOUNT)
+            return write(channel, message, length) < 0 ? errno : 0;
+        if (length <= body || message[length - 1] != 0)
+            return EINVAL;
+        memcpy(&flags, message + sizeof header, sizeof flags);
+        return mount("overlay", message + body, "overlay", MS_REMOUNT | flags, NULL) < 0 ? errno : 0;
+    }
+
     static int zerofs_fork_writer(int requests, int channel)
     {
         static char messages[ZEROFS_MOST_BYTES];
@@ -186,9 +207,9 @@ cdef extern from *:
             for (size_t at = 0; at + 4 <= (size_t)size && count < ZEROFS_MOST_MESSAGES;) {
                 uint32_t length;
                 memcpy(&length, messages + at, 4);
-                if (length < 16 || length > (size_t)size - at)
+                if (length < sizeof(struct zerofs_message) || length > (size_t)size - at)
                     break;
-                results[count++] = write(channel, messages + at, length) < 0 ? errno : 0;
+                results[count++] = zerofs_tell(channel, messages + at, length);
                 at += length;
             }
             if (send(requests, results, count * sizeof *results, MSG_NOSIGNAL) < 0)
@@ -215,6 +236,7 @@ cdef extern from *:
     }
     """
     int zerofs_fork_writer(int requests, int channel) nogil
+    int C_REMOUNT "ZEROFS_REMOUNT"
     int zerofs_fork_watcher(int alive, int writer, const char *abortion, const char *mountpoint) nogil
 
 cdef extern from "<unistd.h>" nogil:
@@ -232,6 +254,7 @@ MS_PRIVATE = C_MS_PRIVATE
 MNT_DETACH = C_MNT_DETACH
 MNT_FORCE = C_MNT_FORCE
 UMOUNT_NOFOLLOW = C_UMOUNT_NOFOLLOW
+REMOUNT = C_REMOUNT
 CLONE_NEWNS = C_CLONE_NEWNS
 CLONE_NEWUSER = C_CLONE_NEWUSER
 IN_UNMOUNT = C_IN_UNMOUNT
@@ -357,7 +380,9 @@ def fork_writer(int requests, int channel) -> int:
     """Fork a process that writes to `channel` what it is told to by `requests`, a seqpacket socket; its id.
 
     Each datagram holds whole messages, each with its length in the first four bytes, 64 KiB and 4,096 of them at most.  It
-    is answered by a 32-bit errno (0: written) for each.  The process ends with the other end of the socket.
+    is answered by a 32-bit errno (0: written) for each.  One with the code `REMOUNT` is not written: its body is the
+    flags (64 bits) and the mount point (ended by 0) of an overlay to be remounted.  The process ends with the other end
+    of the socket.
     """
     cdef int child
     cdef int number = 0

@@ -220,7 +220,7 @@ class FlistMount:
 
     def forget(self, entries: Iterable[tuple[int, bytes]], rows: Iterable[int]) -> None:
         """Have the kernel ask anew for names (row of the directory, name) and attributes."""
-        with self._engine.notifier.at_work() as kernel:
+        with self.kernel() as kernel:
             kernel.forget_entries((row + 1, name) for row, name in entries)
             kernel.forget_attributes(row + 1 for row in rows)
 
@@ -229,7 +229,11 @@ class FlistMount:
         """Whether some replaced names still lead to their old nodes."""
         return self._engine.lingering.any
 
-    def settle(self, refresh: Callable[[], None], seconds: float) -> None:
+    def kernel(self) -> AbstractContextManager[Teller]:
+        """Somebody to tell the kernel what it is to forget.  Raises OSError."""
+        return self._engine.notifier.at_work()
+
+    def settle(self, refresh: Callable[[Teller], None], seconds: float) -> None:
         """Let replaced names lead to their new nodes where the kernel does not hold the old one.
 
         What the union above holds it lets go of where it is not in use when it is `refresh`ed; that is done again and
@@ -238,9 +242,9 @@ class FlistMount:
         lingering, end = self._engine.lingering, time.monotonic() + seconds
         if not lingering.any:
             return
-        with self._engine.notifier.at_work() as kernel:
+        with self.kernel() as kernel:
             while lingering.any and time.monotonic() < end:
-                refresh()
+                refresh(kernel)
                 nodes = lingering.nodes()
                 for at in range(0, len(nodes), _TOGETHER):
                     self._release(kernel, nodes[at : at + _TOGETHER])

@@ -16,10 +16,14 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerofs.errors import MountError
 from zerofs.mount import mountinfo
 from zerofs.mount.unmount import unmount
+
+if TYPE_CHECKING:
+    from zerofs.mount.notify import Teller
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +76,7 @@ class FuseOverlay:
         """The process that serves the union."""
         return self._process.pid
 
-    def refresh(self) -> None:
+    def refresh(self, kernel: Teller) -> None:
         """Not possible: the program keeps what it has read of the lower layer."""
         raise MountError(
             f"{_NAME} cannot take up a changed lower layer at {self.target}", hint="unmount and mount again"

@@ -5,10 +5,11 @@ ever, and is told here what no longer holds.  Messages are those of the kernel's
 later): a header of (length, code, 0) and the code's own struct.
 
 To forget a name the kernel takes the lock of its directory, which whoever looks it up or lists it holds until the
-answer, and nothing can interrupt that wait.  Were it a thread of the server that waits, a server that is killed could
-not end: its channel would stay open, and nobody would ever answer.  So another process does the writing, a small one
-that is forked for a while (`Notifier.at_work`).  Where no successor takes the mount over, a second one sees to it that
-the connection ends with the server.
+answer, and nothing can interrupt that wait; nor that for pages which are being read, when a union lets go of a file.
+Were it a thread of the server that waits, a server that is killed could not end: its channel would stay open, and
+nobody would ever answer.  So another process does that work, a small one that is forked for a while
+(`Notifier.at_work`).  Where no successor takes the mount over, a second one sees to it that the connection ends with
+the server.
 
 Main thread; no locks.
 """
@@ -25,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from zerofs.mount._linux import fork_watcher, fork_writer
+from zerofs.mount._linux import REMOUNT, fork_watcher, fork_writer
 
 _HEADER = struct.Struct("<IiQ")  # length, notification code (in place of an errno), unique (0)
 _INVAL_INODE = struct.Struct("<Qqq")  # node id, offset (-1: attributes alone), length
@@ -34,6 +35,7 @@ _DEVICE = os.makedev(10, 229)  # the kernel's numbers for /dev/fuse
 _CODE_INVAL_INODE = 2
 _CODE_INVAL_ENTRY = 3
 _CODE_RESEND = 7
+_REMOUNT = struct.Struct("<Q")  # flags; the mount point follows
 _RESULT = struct.Struct("<i")  # an errno, for each message that was told
 MOST = 128  # messages at a time
 
@@ -124,6 +126,11 @@ class Teller:
         """
         pairs = ([_entry(directory, name), _attributes(node)] for directory, name, node in names)
         return self._tell([message for pair in pairs for message in pair])[1::2]
+
+    def remount(self, target: Path, flags: int) -> None:
+        """Remount the overlay at `target` in place, with the `flags` of mount(2).  Raises OSError."""
+        body = _REMOUNT.pack(flags) + os.fsencode(target) + b"\0"
+        self._tell([_message(REMOUNT, body)])
 
     def _tell(self, messages: Sequence[bytes]) -> list[bool]:
         """Whether what each message is about was known."""

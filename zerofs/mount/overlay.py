@@ -19,12 +19,15 @@ import resource
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from zerofs.errors import BackendError, MountError, ZerofsError
 from zerofs.mount import mountinfo
-from zerofs.mount._linux import MS_RDONLY, MS_REMOUNT, mount
+from zerofs.mount._linux import MS_RDONLY, mount
 from zerofs.mount.unmount import unmount
+
+if TYPE_CHECKING:
+    from zerofs.mount.notify import Teller
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Overlay(Protocol):
 
     target: Path
 
-    def refresh(self) -> None:
+    def refresh(self, kernel: Teller) -> None:
         """Forget what is known of names in the lower layer, which has changed.  Raises MountError."""
         ...
 
@@ -85,7 +88,7 @@ class KernelOverlay:
         seen = mountinfo.top(target) if mount_id is None else None
         self._id = mount_id if mount_id is not None else seen.id if seen is not None else -1
 
-    def refresh(self) -> None:
+    def refresh(self, kernel: Teller) -> None:
         """Remount in place, which drops every entry that nobody holds; takes well under a millisecond.
 
         A path whose old file is held open stays with it until the file is closed and another refresh came.
@@ -94,7 +97,7 @@ class KernelOverlay:
         if seen is None or seen.id != self._id:
             raise MountError(f"the union is not to be seen at {self.target} any more: it cannot be refreshed")
         try:
-            mount("overlay", self.target, "overlay", MS_REMOUNT | self._flags)
+            kernel.remount(self.target, self._flags)
         except OSError as error:
             raise MountError(f"cannot remount {self.target}: {error.strerror}") from error
 

@@ -281,8 +281,7 @@ class _Service:
             if layers is None:
                 return
             started = time.monotonic()
-            if self._overlay is not None:
-                self._overlay.refresh()  # a union that cannot take up another tree says so before there is one
+            self._refresh()  # a union that cannot take up another tree says so before there is one
             tree = self._flist.prepare(layers)
         except Exception as error:  # noqa: BLE001 - whatever it is, the containers on the old tree go on
             log.error("the tree was not swapped, the old one stays: %s", describe(error))  # noqa: TRY400
@@ -299,13 +298,14 @@ class _Service:
             log.info("swapped the tree in %.0f ms", (time.monotonic() - started) * 1000)
 
     def _refresh(self) -> None:
-        if self._overlay is not None:
-            self._overlay.refresh()
+        if self._overlay is not None and self._flist is not None:
+            with self._flist.kernel() as kernel:
+                self._overlay.refresh(kernel)
 
     def _settle(self) -> None:
         """Let replaced names lead to their new nodes where nobody holds the old ones."""
-        if self._flist is not None:
-            self._flist.settle(self._refresh, _SETTLE_SECONDS)
+        if self._overlay is not None and self._flist is not None:
+            self._flist.settle(self._overlay.refresh, _SETTLE_SECONDS)
 
     def _try(self, step: Callable[[], None]) -> None:
         """Do what makes names show the new tree; only warn where it cannot be done."""
