@@ -259,12 +259,12 @@ def later(self):
     await_turn(self)
 Session.await_turn = later
 from zerofs.mount.notify import Teller
-forget_and_ask = Teller.forget_and_ask
-def slowly(self, names):
-    found = forget_and_ask(self, names)
+remount = Teller.remount
+def slowly(self, *what):
+    found = remount(self, *what)
     time.sleep(0.2)  # between two steps of a look at what lingers
     return found
-Teller.forget_and_ask = slowly
+Teller.remount = slowly
 """
 
 
@@ -313,9 +313,9 @@ DIES_WITH_WHAT_THE_KERNEL_FORGETS = """
 import os, select
 from zerofs.mount import flistmount
 forget = flistmount.FlistMount.forget
-def forget_and_die(self, entries, rows):
+def forget_and_die(self, *what):
     self._engine.halt(1.0)
-    forget(self, entries, rows)
+    forget(self, *what)
     channel = self._engine._channel.descriptor
     waiting = select.poll()
     waiting.register(channel, select.POLLIN)

@@ -42,7 +42,7 @@ def _unmount(target: Path) -> None:
     if server is None and not mountinfo.is_dead(mount):
         raise MountError(f"{target} is no mount of a flist", hint=f"use umount {target}")
     process = None if server is None else _process(server)
-    unmount(target, dead=process is None)
+    unmount(target, dead=mountinfo.is_dead(mount))
     if process is None:
         clear_below(mount)
         return

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from zerofs.mount._linux import give_back_from
 from zerofs.mount.backend import Backend
 from zerofs.mount.engine import FuseEngine, Served
 from zerofs.mount.failures import FailureLog
+from zerofs.mount.notify import Led
 from zerofs.mount.options import MountOptions
 from zerofs.store.build import build_router
 from zerofs.store.given import last_resort
@@ -199,7 +201,7 @@ class FlistMount:
             grafted = graft(self._mounted, load_layers(indexes, self.state))
             return Swap(grafted, Index.anonymous(grafted.tables), layers)
 
-    def swap(self, tree: Swap) -> None:
+    def swap(self, kernel: Teller, tree: Swap) -> None:
         """Serve what `prepare` made, which is used once and at once.
 
         Below a union, replaced names lead to the old node until `settle` finds that nobody holds it.  Raises
@@ -213,16 +215,15 @@ class FlistMount:
         if self._completion is not None:
             self._completion.replace(index)
         self._flists = [*self._options.meta, *layers]
-        self.forget(grafted.entries, grafted.rows)
+        self.forget(kernel, grafted.entries, grafted.rows)
 
     def _lingering(self, grafted: Graft) -> Sequence[tuple[tuple[int, bytes], int]]:
         return () if self._options.read_only else grafted.replaced
 
-    def forget(self, entries: Iterable[tuple[int, bytes]], rows: Iterable[int]) -> None:
+    def forget(self, kernel: Teller, entries: Iterable[tuple[int, bytes]], rows: Iterable[int]) -> None:
         """Have the kernel ask anew for names (row of the directory, name) and attributes."""
-        with self.kernel() as kernel:
-            kernel.forget_entries((row + 1, name) for row, name in entries)
-            kernel.forget_attributes(row + 1 for row in rows)
+        kernel.forget_entries((row + 1, name) for row, name in entries)
+        kernel.forget_attributes(row + 1 for row in rows)
 
     @property
     def lingers(self) -> bool:
@@ -233,29 +234,32 @@ class FlistMount:
         """Somebody to tell the kernel what it is to forget.  Raises OSError."""
         return self._engine.notifier.at_work()
 
-    def settle(self, refresh: Callable[[Teller], None], seconds: float) -> None:
+    def settle(self, refresh: Callable[[Teller, Sequence[Led]], list[bool]], seconds: float) -> None:
         """Let replaced names lead to their new nodes where the kernel does not hold the old one.
 
-        What the union above holds it lets go of where it is not in use when it is `refresh`ed; that is done again and
-        again, for so many seconds.  Raises OSError, and what `refresh` raises.
+        What the union above holds it lets go of where it is not in use when it is `refresh`ed (see `Overlay`); that is
+        done again and again, for so many seconds.  Raises OSError, and what `refresh` raises.
         """
         lingering, end = self._engine.lingering, time.monotonic() + seconds
         if not lingering.any:
             return
         with self.kernel() as kernel:
             while lingering.any and time.monotonic() < end:
-                refresh(kernel)
+                ask: Callable[[Sequence[Led]], list[bool]] = partial(refresh, kernel)
                 nodes = lingering.nodes()
                 for at in range(0, len(nodes), _TOGETHER):
-                    self._release(kernel, nodes[at : at + _TOGETHER])
+                    self._release(ask, nodes[at : at + _TOGETHER])
+                    ask = kernel.forget_and_ask
 
-    def _release(self, kernel: Teller, names: Sequence[tuple[tuple[int, bytes], int]]) -> None:
+    def _release(
+        self, ask: Callable[[Sequence[Led]], list[bool]], names: Sequence[tuple[tuple[int, bytes], int]]
+    ) -> None:
         lingering = self._engine.lingering
         lookups = [lingering.lookups(place) for place, _ in names]
         # a name takes the lock of its directory: every answer that was given in that by now has arrived
-        asked = [(row + 1, name, old + 1) for (row, name), old in names]
-        for (place, _), count, held in zip(names, lookups, kernel.forget_and_ask(asked), strict=True):
-            if not held:
+        held = ask([Led(row + 1, name, old + 1) for (row, name), old in names])
+        for (place, _), count, is_held in zip(names, lookups, held, strict=True):
+            if not is_held:
                 lingering.release(place, count)
 
     def _start_completion(self, served: Served, rate: int) -> None:

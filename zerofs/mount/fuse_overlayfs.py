@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from zerofs.mount import mountinfo
 from zerofs.mount.unmount import unmount
 
 if TYPE_CHECKING:
-    from zerofs.mount.notify import Teller
+    from zerofs.mount.notify import Led, Teller
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class FuseOverlay:
         """The process that serves the union."""
         return self._process.pid
 
-    def refresh(self, kernel: Teller) -> None:
+    def refresh(self, kernel: Teller, names: Sequence[Led] = ()) -> list[bool]:
         """Not possible: the program keeps what it has read of the lower layer."""
         raise MountError(
             f"{_NAME} cannot take up a changed lower layer at {self.target}", hint="unmount and mount again"

@@ -111,9 +111,14 @@ class Holding:
     def clear(self) -> None:
         """Hold nothing any more, and take down what is left of the mount, as the next mount would."""
         self._close()  # with the last one the kernel ends the connection
+        from zerofs.mount import mountinfo
         from zerofs.mount.aftermath import clear
+        from zerofs.mount.unmount import unmount
 
         try:
+            for mount in mountinfo.read():
+                if mount.server == self.source:  # a writer (see `notify`) may have the channel, and wait
+                    unmount(mount.target, dead=True)
             clear(self.target, self._backend)
         except ZerofsError as error:
             log.warning("something is left of the mount: %s", describe(error))

@@ -25,6 +25,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from zerofs.mount._linux import REMOUNT, fork_watcher, fork_writer
 
@@ -38,6 +39,14 @@ _CODE_RESEND = 7
 _REMOUNT = struct.Struct("<Q")  # flags; the mount point follows
 _RESULT = struct.Struct("<i")  # an errno, for each message that was told
 MOST = 128  # messages at a time
+
+
+class Led(NamedTuple):
+    """A name, and the node that it led to.  Nodes are given by their ids."""
+
+    directory: int
+    name: bytes
+    node: int
 
 
 def channels() -> set[int]:
@@ -72,35 +81,47 @@ class Notifier:
         with ours:
             with theirs:
                 writer = fork_writer(theirs.fileno(), self._channel)
-            with self._watched(writer):  # until the writer has ended
+            with contextlib.ExitStack() as watch:  # until the writer has ended
                 try:
+                    if not self._succeeded:
+                        self._watch(writer, watch)
                     yield Teller(ours)
                 finally:
                     ours.close()
-                    os.waitpid(writer, 0)
+                    _await_end(writer)
 
-    @contextlib.contextmanager
-    def _watched(self, writer: int) -> Iterator[None]:
+    def _watch(self, writer: int, stack: contextlib.ExitStack) -> None:
         """Have the connection ended where this process dies while `writer` waits for somebody whom nobody answers."""
-        if self._succeeded:
-            yield
-            return
-        process = os.pidfd_open(writer)
+        try:
+            process = os.pidfd_open(writer)
+        except OSError as error:
+            if (
+                error.errno == errno.ENOSYS
+            ):  # before Linux 5.3: who is killed in that moment keeps readers waiting
+                return
+            raise
         alive, ended = os.pipe2(os.O_CLOEXEC)
         try:
             watcher = fork_watcher(alive, process, self._abortion, self._mountpoint)
+        except OSError:
+            os.close(ended)
+            raise
         finally:
             os.close(alive)
             os.close(process)
-        try:
-            yield
-        finally:
-            os.close(ended)
-            os.waitpid(watcher, 0)
+        stack.callback(_await_end, watcher)
+        stack.callback(os.close, ended)
 
     def send_again(self) -> None:
         """Have the kernel send every request again that was taken and not answered (Linux 6.9, where negotiated)."""
         os.write(self._channel, _HEADER.pack(_HEADER.size, _CODE_RESEND, 0))
+
+
+def _await_end(process: int) -> None:
+    with contextlib.suppress(
+        ChildProcessError
+    ):  # where whoever started this process has it ignore its children
+        os.waitpid(process, 0)
 
 
 class Teller:
@@ -119,18 +140,20 @@ class Teller:
         for batch in _batches(map(_attributes, nodes)):
             self._tell(batch)
 
-    def forget_and_ask(self, names: Sequence[tuple[int, bytes, int]]) -> list[bool]:
-        """Drop what is known of names, (node id of the directory, name, another node id); whether that node is known.
+    def forget_and_ask(self, names: Sequence[Led]) -> list[bool]:
+        """Drop what is known of names; whether the nodes that they led to are known.
 
         Each name is followed by its node at once.  Few of them: they are told in one piece.
         """
-        pairs = ([_entry(directory, name), _attributes(node)] for directory, name, node in names)
-        return self._tell([message for pair in pairs for message in pair])[1::2]
+        return self._tell(_questions(names))[1::2]
 
-    def remount(self, target: Path, flags: int) -> None:
-        """Remount the overlay at `target` in place, with the `flags` of mount(2).  Raises OSError."""
-        body = _REMOUNT.pack(flags) + os.fsencode(target) + b"\0"
-        self._tell([_message(REMOUNT, body)])
+    def remount(self, target: Path, flags: int, names: Sequence[Led] = ()) -> list[bool]:
+        """Remount the overlay at `target` in place, with the `flags` of mount(2), and then do the same.
+
+        Nobody gets in between whom nothing kept waiting.  Raises OSError.
+        """
+        remount = _message(REMOUNT, _REMOUNT.pack(flags) + os.fsencode(target) + b"\0")
+        return self._tell([remount, *_questions(names)])[2::2]
 
     def _tell(self, messages: Sequence[bytes]) -> list[bool]:
         """Whether what each message is about was known."""
@@ -144,6 +167,11 @@ class Teller:
         if len(results) != len(messages):
             raise OSError(errno.EPIPE, "the process that tells the kernel has ended")
         return [number == 0 for number in results]
+
+
+def _questions(names: Sequence[Led]) -> list[bytes]:
+    pairs = ([_entry(led.directory, led.name), _attributes(led.node)] for led in names)
+    return [message for pair in pairs for message in pair]
 
 
 def _entry(directory: int, name: bytes) -> bytes:

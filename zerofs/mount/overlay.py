@@ -27,7 +27,7 @@ from zerofs.mount._linux import MS_RDONLY, mount
 from zerofs.mount.unmount import unmount
 
 if TYPE_CHECKING:
-    from zerofs.mount.notify import Teller
+    from zerofs.mount.notify import Led, Teller
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,11 @@ class Overlay(Protocol):
 
     target: Path
 
-    def refresh(self, kernel: Teller) -> None:
-        """Forget what is known of names in the lower layer, which has changed.  Raises MountError."""
+    def refresh(self, kernel: Teller, names: Sequence[Led] = ()) -> list[bool]:
+        """Forget what is known of names in the lower layer, which has changed.  Raises MountError.
+
+        Forget then what the lower layer knows of `names`; whether it knows the nodes that they led to.
+        """
         ...
 
     def close(self) -> None:
@@ -88,7 +91,7 @@ class KernelOverlay:
         seen = mountinfo.top(target) if mount_id is None else None
         self._id = mount_id if mount_id is not None else seen.id if seen is not None else -1
 
-    def refresh(self, kernel: Teller) -> None:
+    def refresh(self, kernel: Teller, names: Sequence[Led] = ()) -> list[bool]:
         """Remount in place, which drops every entry that nobody holds; takes well under a millisecond.
 
         A path whose old file is held open stays with it until the file is closed and another refresh came.
@@ -97,7 +100,7 @@ class KernelOverlay:
         if seen is None or seen.id != self._id:
             raise MountError(f"the union is not to be seen at {self.target} any more: it cannot be refreshed")
         try:
-            kernel.remount(self.target, self._flags)
+            return kernel.remount(self.target, self._flags, names)
         except OSError as error:
             raise MountError(f"cannot remount {self.target}: {error.strerror}") from error
 

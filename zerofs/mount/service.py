@@ -180,7 +180,8 @@ class _Service:
             self._overlay = inherited_overlay(document["overlay"], self._target)
             self._add_overlay(self._overlay)
         if estate.stale is not None and not session.is_to_end:
-            flist.forget(*estate.stale)
+            with flist.kernel() as kernel:
+                flist.forget(kernel, *estate.stale)
             self._try(self._refresh)  # all but what lingers is new by now; `serve` settles that
             self._hand_over()
 
@@ -287,13 +288,15 @@ class _Service:
             log.error("the tree was not swapped, the old one stays: %s", describe(error))  # noqa: TRY400
             return
         try:
-            self._hand_over(tree)  # before the kernel can learn of a node that a successor would not know
-            self._flist.swap(tree)
-            self._refresh()
+            with self._flist.kernel() as kernel:
+                self._hand_over(tree)  # before the kernel can learn of a node that a successor would not know
+                self._flist.swap(kernel, tree)
+                if self._overlay is not None:
+                    self._overlay.refresh(kernel)
             self._try(self._settle)
             self._hand_over()
         except (ZerofsError, OSError) as error:
-            log.error("the tree was swapped, but some names may still show the old one: %s", describe(error))  # noqa: TRY400
+            log.error("the tree was swapped in part, or not at all: %s", describe(error))  # noqa: TRY400
         else:
             log.info("swapped the tree in %.0f ms", (time.monotonic() - started) * 1000)
 

@@ -36,7 +36,8 @@ def unmount(target: str | os.PathLike[str], *, dead: bool = False) -> bool:
         if error.errno in _NOT_MOUNTED:
             return False
         if error.errno == errno.EPERM:
-            return _unmount_as_user(target)
+            # force is for root outside of user namespaces
+            return unmount(target) if dead else _unmount_as_user(target)
         if error.errno != errno.EBUSY:
             raise MountError(f"cannot unmount {os.fspath(target)}: {error.strerror}") from error
         return _detach(target)
@@ -133,6 +134,6 @@ def clear_backend(backend: Path, *, upper: Path) -> None:
     mounts = mountinfo.read()
     overlays = [m.target for m in mounts if m.fstype == "overlay" and m.upper_dir() == str(upper)]
     flists = [m.target for m in mountinfo.at(backend / "ro", mounts) if m.is_ours]
-    for target in overlays + flists:
+    for target in flists + overlays:  # who waits in the one keeps the other from being taken down
         logger.warning("%s: taking down the mount of a dead process", target)
         unmount(target, dead=True)
