@@ -88,6 +88,14 @@ extensions = [
     Extension(
         "zerofs.mount._linux", ["zerofs/mount/_linux.pyx"], extra_compile_args=CFLAGS, extra_link_args=LDFLAGS
     ),
+    Extension(
+        "zerofs.mount._forked",
+        ["zerofs/mount/_forked.pyx"],
+        depends=["zerofs/kernels/forked.h"],
+        include_dirs=["zerofs/kernels"],
+        extra_compile_args=CFLAGS,
+        extra_link_args=LDFLAGS,
+    ),
 ]
 
 

@@ -156,9 +156,9 @@ def test_a_live_swap_outlives_its_server(
     assert mounts_below(sandbox.path) == []
 
 
-@pytest.mark.parametrize("union", [False, True])
+@pytest.mark.parametrize("layering", ["--ro", "--reset"])
 def test_a_server_that_dies_in_a_swap(
-    union: bool,
+    layering: str,
     pack: Callable[..., Image],
     supervised: Mount,
     sandbox: Sandbox,
@@ -170,8 +170,7 @@ def test_a_server_that_dies_in_a_swap(
         "import os\nfrom zerofs.mount import flistmount\n"
         "flistmount.FlistMount.forget = lambda *_: os.kill(os.getpid(), 9)\n"
     )
-    options = ("--backend", backend, "--reset") if union else ("--backend", backend, "--ro")
-    mount = supervised(pack("base", base), *options)
+    mount = supervised(pack("base", base), "--backend", backend, layering)
     next_server("")
     assert not (mount.target / "fresh").exists()
     assert (mount.target / "held").read_text() == "old, and held open"
@@ -216,9 +215,9 @@ flistmount.FlistMount.prepare = slowly
 """
 
 
-@pytest.mark.parametrize("union", [False, True])
+@pytest.mark.parametrize("layering", ["--ro", "--reset"])
 def test_an_upgrade_during_a_swap(
-    union: bool,
+    layering: str,
     pack: Callable[..., Image],
     supervised: Mount,
     sandbox: Sandbox,
@@ -227,8 +226,7 @@ def test_an_upgrade_during_a_swap(
     """The successor had prepared to serve the old tree by then."""
     backend, place = sandbox.directory("backend"), sandbox.path / "in-a-swap"
     next_server(IN_A_SWAP.format(place=str(place)))
-    options = ("--backend", backend, "--reset") if union else ("--backend", backend, "--ro")
-    mount = supervised(pack("base", base), *options)
+    mount = supervised(pack("base", base), "--backend", backend, layering)
     next_server("")
     hang_up(mount.process.pid, backend, pack("update", update).flist)
     eventually(place.exists, "the swap")

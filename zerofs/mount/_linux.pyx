@@ -133,112 +133,6 @@ cdef extern from *:
     int zerofs_spawn_as(int process, int gate, int other, const char *path, char **arguments, char **variables) nogil
     long zerofs_same_file(int one, int other) nogil
 
-# Forks into two small processes that share nothing with the interpreter: no memory is allocated in them, and no lock taken.
-cdef extern from *:
-    """
-    #include <poll.h>
-    #include <signal.h>
-    #include <string.h>
-    #include <sys/mount.h>
-    #include <sys/socket.h>
-
-    #ifndef SYS_close_range
-    #define SYS_close_range 436
-    #endif
-    #define ZEROFS_MOST_MESSAGES 4096 /* in a datagram of ZEROFS_MOST_BYTES: none is shorter than its header of 16 */
-    #define ZEROFS_MOST_BYTES 65536
-    #define ZEROFS_REMOUNT 0x7a66 /* in place of the code of a notification: flags, and what is remounted */
-    #define ZEROFS_PATIENCE 200 /* milliseconds until a writer that does not end is taken to be waiting */
-
-    static void zerofs_close_between(unsigned first, unsigned last)
-    {
-        if (first > last || syscall(SYS_close_range, first, last, 0) == 0)
-            return;
-        for (unsigned fd = first; fd <= last && fd < 65536; fd++) /* before Linux 5.9 */
-            close((int)fd);
-    }
-
-    /* In a child: no signals but SIGKILL, no descriptors but these two. */
-    static void zerofs_keep_two(int one, int other)
-    {
-        unsigned low = one < other ? one : other, high = one < other ? other : one;
-        sigset_t all;
-        sigfillset(&all);
-        sigprocmask(SIG_BLOCK, &all, NULL);
-        if (low > 0)
-            zerofs_close_between(0, low - 1);
-        zerofs_close_between(low + 1, high - 1);
-        zerofs_close_between(high + 1, ~0u);
-    }
-
-    struct zerofs_message {
-        uint32_t length;
-        int32_t code;
-        uint64_t unique;
-    };
-
-    static int zerofs_tell(int channel, const char *message, uint32_t length)
-    {
-        struct zerofs_message header;
-        uint64_t flags;
-        size_t body = sizeof header + sizeof flags;
-        memcpy(&header, message, sizeof header);
-        if (header.code != ZEROFS_REMOUNT)
-            return write(channel, message, length) < 0 ? errno : 0;
-        if (length <= body || message[length - 1] != 0)
-            return EINVAL;
-        memcpy(&flags, message + sizeof header, sizeof flags);
-        return mount("overlay", message + body, "overlay", MS_REMOUNT | flags, NULL) < 0 ? errno : 0;
-    }
-
-    static int zerofs_fork_writer(int requests, int channel)
-    {
-        static char messages[ZEROFS_MOST_BYTES];
-        static int32_t results[ZEROFS_MOST_MESSAGES];
-        int child = (int)fork();
-        if (child != 0)
-            return child;
-        zerofs_keep_two(requests, channel);
-        for (;;) {
-            ssize_t size = recv(requests, messages, sizeof messages, 0);
-            size_t count = 0;
-            if (size <= 0)
-                _exit(0);
-            for (size_t at = 0; at + 4 <= (size_t)size && count < ZEROFS_MOST_MESSAGES;) {
-                uint32_t length;
-                memcpy(&length, messages + at, 4);
-                if (length < sizeof(struct zerofs_message) || length > (size_t)size - at)
-                    break;
-                results[count++] = zerofs_tell(channel, messages + at, length);
-                at += length;
-            }
-            if (send(requests, results, count * sizeof *results, MSG_NOSIGNAL) < 0)
-                _exit(0);
-        }
-    }
-
-    static int zerofs_fork_watcher(int alive, int writer, const char *abortion, const char *mountpoint)
-    {
-        struct pollfd end = {.fd = writer, .events = POLLIN};
-        char byte;
-        int child = (int)fork(), fd;
-        if (child != 0)
-            return child;
-        zerofs_keep_two(alive, writer);
-        while (read(alive, &byte, 1) < 0 && errno == EINTR)
-            ;
-        if (poll(&end, 1, ZEROFS_PATIENCE) == 0) {
-            fd = open(abortion, O_WRONLY | O_CLOEXEC);
-            if (fd < 0 || write(fd, "1", 1) != 1)
-                umount2(mountpoint, MNT_FORCE | UMOUNT_NOFOLLOW);
-        }
-        _exit(0);
-    }
-    """
-    int zerofs_fork_writer(int requests, int channel) nogil
-    int C_REMOUNT "ZEROFS_REMOUNT"
-    int zerofs_fork_watcher(int alive, int writer, const char *abortion, const char *mountpoint) nogil
-
 cdef extern from "<unistd.h>" nogil:
     ssize_t c_read "read"(int fd, void *buffer, size_t count)
 
@@ -254,7 +148,6 @@ MS_PRIVATE = C_MS_PRIVATE
 MNT_DETACH = C_MNT_DETACH
 MNT_FORCE = C_MNT_FORCE
 UMOUNT_NOFOLLOW = C_UMOUNT_NOFOLLOW
-REMOUNT = C_REMOUNT
 CLONE_NEWNS = C_CLONE_NEWNS
 CLONE_NEWUSER = C_CLONE_NEWUSER
 IN_UNMOUNT = C_IN_UNMOUNT
@@ -374,45 +267,6 @@ def spawn_as(int process, int gate, int other, path, arguments, variables) -> No
         free(settings)
     if result < 0:
         _fail(number, None)
-
-
-def fork_writer(int requests, int channel) -> int:
-    """Fork a process that writes to `channel` what it is told to by `requests`, a seqpacket socket; its id.
-
-    Each datagram holds whole messages, each with its length in the first four bytes, 64 KiB and 4,096 of them at most.  It
-    is answered by a 32-bit errno (0: written) for each.  One with the code `REMOUNT` is not written: its body is the
-    flags (64 bits) and the mount point (ended by 0) of an overlay to be remounted.  The process ends with the other end
-    of the socket.
-    """
-    cdef int child
-    cdef int number = 0
-    with nogil:
-        child = zerofs_fork_writer(requests, channel)
-        if child < 0:
-            number = errno
-    if child < 0:
-        _fail(number, None)
-    return child
-
-
-def fork_watcher(int alive, int writer, abortion, mountpoint) -> int:
-    """Fork a process that awaits the end of `alive` (a pipe); its id.  Ends the FUSE connection if `writer` (a pidfd) waits on.
-
-    By the file `abortion` of fusectl, or by umount2 of `mountpoint`.
-    """
-    cdef bytes abortion_bytes = os.fsencode(abortion)
-    cdef bytes mountpoint_bytes = os.fsencode(mountpoint)
-    cdef const char *c_abortion = abortion_bytes
-    cdef const char *c_mountpoint = mountpoint_bytes
-    cdef int child
-    cdef int number = 0
-    with nogil:
-        child = zerofs_fork_watcher(alive, writer, c_abortion, c_mountpoint)
-        if child < 0:
-            number = errno
-    if child < 0:
-        _fail(number, None)
-    return child
 
 
 cdef char **_strings(list words) except NULL:

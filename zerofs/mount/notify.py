@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from zerofs.mount._linux import REMOUNT, fork_watcher, fork_writer
+from zerofs.mount._forked import REMOUNT, fork_watcher, fork_writer
 
 _HEADER = struct.Struct("<IiQ")  # length, notification code (in place of an errno), unique (0)
 _INVAL_INODE = struct.Struct("<Qqq")  # node id, offset (-1: attributes alone), length

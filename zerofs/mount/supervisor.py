@@ -362,13 +362,12 @@ class _Supervisor:
         serving = self._serving
         if self._next is not None:
             return "an upgrade is under way already"
-        if self._ending or self._stopped or not self._holding.files:
+        is_first = serving is not None and not serving.succeeds and serving.ready_at is None
+        if self._ending or self._stopped or is_first or not self._holding.files:
             return "the mount is just starting, or ending"
         if serving is None:
             self._again_at = time.monotonic()  # from the program as it is on disk now
             return None
-        if serving.ready_at is None and not serving.succeeds:
-            return "the mount is just starting, or ending"
         if serving.ready_at is None:
             self._asked_early = True  # it may have begun before the program on the disk was another one
             return None
